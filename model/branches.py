@@ -1,0 +1,185 @@
+"""The two branches on one set of parameters (Figure 3), stage by stage.
+
+Search branch: normalise -> trunk -> propose -> align -> head. Instance-aware branch: cut_patches ->
+trunk -> head. Training and inference are built from these stages in `model.binet`.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import roi_align
+
+from model.backbones import batchnorms, build_backbone, freeze_stem
+from model.config import TRUNK_STRIDE, BINetConfig
+from model.preprocessing import resize
+from model.roi import Predictor, RoIStage, Target, build_rpn
+
+
+class Branches(nn.Module):
+    """Trunk, RPN, head and outputs; the instance-aware branch adds no parameters.
+
+    Parameters
+    ----------
+    config
+        What to build.
+    backbone_weights
+        `download`, a path, or `random`; see `model.backbones.imagenet_weights`.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: BINetConfig, backbone_weights: str | Path) -> None:
+        super().__init__()
+        self.config = config
+        backbone = build_backbone(config.backbone, config.split, backbone_weights)
+        self.trunk: nn.Module = backbone.trunk
+        self.head: nn.Module = backbone.head
+        self.rpn = build_rpn(config, backbone.trunk_channels)
+        self.roi_stage = RoIStage(config)
+        self.predictor = Predictor(backbone.feature_dim, config.embedding_dim)
+        self.feature_dim = backbone.feature_dim
+        #: Precision of trunk, RPN convolutions and head; the outputs are always float32.
+        self.precision = torch.float32
+        for name in ("mean", "std"):
+            value = torch.tensor(getattr(config.preprocessing, name)).view(3, 1, 1)
+            self.register_buffer(name, value, persistent=False)
+        if config.freeze_stem:
+            freeze_stem(backbone.trunk)
+        if config.freeze_batchnorm:
+            for layer in batchnorms(self):
+                layer.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training; frozen BatchNorm layers stay as they are."""
+        super().train(mode)
+        if self.config.freeze_batchnorm:
+            for layer in batchnorms(self):
+                layer.eval()
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.predictor.score.weight.device
+
+    def normalise(self, pixels: Sequence[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
+        """Scale to the ImageNet statistics and pad to one size, a multiple of the trunk's stride.
+
+        Parameters
+        ----------
+        pixels
+            uint8 [3, h, w] each.
+
+        Returns
+        -------
+        tuple
+            float32 [B, 3, H, W], zeros right and below; and the true (h, w) of each.
+        """
+        sizes = [(int(p.shape[-2]), int(p.shape[-1])) for p in pixels]
+        height, width = (
+            -(-max(size[axis] for size in sizes) // TRUNK_STRIDE) * TRUNK_STRIDE for axis in (0, 1)
+        )
+        batch = self.mean.new_zeros(len(pixels), 3, height, width)
+        for place, p, (h, w) in zip(batch, pixels, sizes, strict=True):
+            values = p.to(self.device, torch.float32, non_blocking=True)
+            place[:, :h, :w] = (values / 255 - self.mean) / self.std
+        return batch, sizes
+
+    def propose(
+        self,
+        images: Tensor,
+        maps: Tensor,
+        sizes: list[tuple[int, int]],
+        targets: list[Target] | None = None,
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """RPN: maps [B, C, H/16, W/16] -> proposals [n, 4] of each scene; losses in training."""
+        boxes = [{"boxes": t["boxes_xyxy"]} for t in targets] if targets else None
+        with self._autocast():
+            proposals, losses = self.rpn(ImageList(images, sizes), {"0": maps}, boxes)
+        return proposals, {
+            {"loss_objectness": "rpn_objectness", "loss_rpn_box_reg": "rpn_box"}[name]: value
+            for name, value in losses.items()
+        }
+
+    def trunk_maps(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] -> maps [B, C, H/16, W/16]."""
+        with self._autocast():
+            maps: Tensor = self.trunk(images)
+        return maps
+
+    def align(self, maps: Tensor, boxes: list[Tensor]) -> Tensor:
+        """RoIAlign: maps and the boxes [n, 4] of each scene -> [N, C, 14, 6]."""
+        aligned: Tensor = roi_align(
+            maps.float(),
+            boxes,
+            self.config.roi_size,
+            spatial_scale=1 / TRUNK_STRIDE,
+            sampling_ratio=self.config.roi_sampling_ratio,
+            aligned=True,
+        )
+        return aligned
+
+    def head_features(self, roi_maps: Tensor) -> Tensor:
+        """RoI maps [N, C, 14, 6] -> features f [N, F], float32."""
+        if len(roi_maps) == 0:
+            return roi_maps.new_zeros(0, self.feature_dim)
+        with self._autocast():
+            features: Tensor = self.head(roi_maps)
+        return features.float()
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        return torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.precision is torch.bfloat16
+        )
+
+    def instance_features(self, patches: Sequence[Tensor]) -> Tensor:
+        """Instance-aware branch: normalised patches [3, h, w] -> features f_r [N, F].
+
+        `resized` patches need no RoIAlign (sec. 3.3). Patches of their `original` size pass the
+        trunk one by one, so that no padding of a larger neighbour reaches into them.
+        """
+        if not patches:
+            return self.mean.new_zeros(0, self.feature_dim)
+        if self.config.patches == "resized":
+            size = list(self.config.preprocessing.patch_size)
+            return self.head_features(
+                self.trunk_maps(torch.stack([resize(patch, size) for patch in patches]))
+            )
+        roi_maps = []
+        for patch in patches:
+            height, width = patch.shape[-2:]
+            padded = F.pad(patch, (0, -width % TRUNK_STRIDE, 0, -height % TRUNK_STRIDE))
+            whole = patch.new_tensor([[0, 0, width, height]])
+            roi_maps.append(self.align(self.trunk_maps(padded[None]), [whole]))
+        return self.head_features(torch.cat(roi_maps))
+
+
+def cut_patches(images: Tensor, boxes: Sequence[Tensor]) -> list[Tensor]:
+    """Cut boxes from the network's input, to whole pixels: nothing outside the box is in a patch.
+
+    Parameters
+    ----------
+    images
+        [B, 3, H, W].
+    boxes
+        [n, 4] for each image, inside it.
+
+    Returns
+    -------
+    list
+        Patches [3, h, w], at least one pixel each, in the order of the boxes.
+    """
+    patches = []
+    for image, image_boxes in zip(images, boxes, strict=True):
+        height, width = image.shape[-2:]
+        for x1, y1, x2, y2 in image_boxes.round().int().tolist():
+            left, top = min(max(x1, 0), width - 1), min(max(y1, 0), height - 1)
+            patches.append(image[:, top : max(y2, top + 1), left : max(x2, left + 1)])
+    return patches

@@ -1,0 +1,158 @@
+"""Online Instance Matching: the memory of identities and its loss.
+
+Xiao et al., "Joint Detection and Identification Feature Learning for Person Search", CVPR 2017,
+sec. 3.3. The look-up table has one row for each labelled identity, the circular queue the latest
+unlabelled persons, who serve as negatives only.
+"""
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+#: Identity number of an unlabelled person.
+UNLABELLED = -1
+#: Logit of an empty row: its probability is exactly 0 in float32, yet sums and KL stay finite.
+EMPTY_LOGIT = -1e4
+
+
+class OIMMemory(nn.Module):
+    """Look-up table, circular queue and the queue's position; buffers, all in the state dict.
+
+    `logits` reads a copy of the tables, so several calls in a step and a later `update` are safe
+    for the backward pass. Call `update` once per step.
+    """
+
+    lut: Tensor
+    queue: Tensor
+    queue_position: Tensor
+
+    def __init__(
+        self, num_pids: int, queue_size: int, dim: int, temperature: float, momentum: float
+    ) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.momentum = momentum
+        self.register_buffer("lut", torch.zeros(num_pids, dim))  # [P, D], unit rows or zero
+        self.register_buffer("queue", torch.zeros(queue_size, dim))  # [Q, D], unit rows or zero
+        self.register_buffer("queue_position", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def num_pids(self) -> int:
+        """Rows of the look-up table."""
+        return self.lut.shape[0]
+
+    @property
+    def filled(self) -> Tensor:
+        """Which rows of the look-up table hold an embedding: bool [P]."""
+        return self.lut.any(dim=1)
+
+    def logits(self, embeddings: Tensor) -> Tensor:
+        """Similarity to every row, over the temperature; `EMPTY_LOGIT` for empty rows.
+
+        Parameters
+        ----------
+        embeddings
+            Unit vectors [N, D].
+
+        Returns
+        -------
+        Tensor
+            [N, P + Q], first the look-up table, then the queue. Gradient flows to the embeddings.
+        """
+        table = torch.cat([self.lut, self.queue])
+        scores = embeddings @ table.T / self.temperature
+        return scores.masked_fill(~table.any(dim=1), EMPTY_LOGIT)
+
+    def loss(self, logits: Tensor, pids: Tensor) -> Tensor:
+        """Mean negative log-likelihood of the labelled persons' own rows.
+
+        Unlabelled persons are no targets, nor is an identity whose row is still empty: there is
+        nothing to match yet. Without any target the loss is 0 and still has a graph.
+
+        Parameters
+        ----------
+        logits
+            [N, P + Q] from `logits`.
+        pids
+            int64 [N], 0..P-1 or `UNLABELLED`.
+        """
+        known = (pids >= 0) & self.filled[pids.clamp(min=0)]
+        targets = torch.where(known, pids, UNLABELLED)
+        total = F.cross_entropy(logits, targets, ignore_index=UNLABELLED, reduction="sum")
+        return total / known.sum().clamp(min=1)
+
+    @torch.no_grad()
+    def update(self, embeddings: Tensor, pids: Tensor) -> None:
+        """Write a step's persons into the tables, in order; equal on every rank under DDP.
+
+        Labelled: v <- momentum * v + (1 - momentum) * x, then back to unit length, once for each
+        x in turn. Unlabelled: into the queue. Rows that are not finite are left out, so that one
+        bad step cannot spoil the memory.
+
+        Parameters
+        ----------
+        embeddings
+            Unit vectors [N, D].
+        pids
+            int64 [N], 0..P-1 or `UNLABELLED`.
+
+        Raises
+        ------
+        ValueError
+            When an identity number is not below `num_pids`.
+        """
+        embeddings, pids = _gather(embeddings.detach().to(self.lut.dtype), pids)
+        if len(pids) and int(pids.max()) >= self.num_pids:
+            raise ValueError(
+                f"identity {int(pids.max())} does not fit a look-up table of {self.num_pids} rows: "
+                "set num_pids to the number of labelled identities and number them from 0"
+            )
+        finite = embeddings.isfinite().all(dim=1)
+        embeddings, pids = embeddings[finite], pids[finite]
+        labelled = pids >= 0
+        self._update_lut(embeddings[labelled], pids[labelled])
+        self._update_queue(embeddings[~labelled])
+
+    def _update_lut(self, embeddings: Tensor, pids: Tensor) -> None:
+        # The k-th persons of all identities are independent of each other: one round for each k.
+        rank = _occurrence(pids)
+        for k in range(int(rank.max()) + 1 if len(rank) else 0):
+            now = rank == k
+            rows = pids[now]
+            mixed = self.momentum * self.lut[rows] + (1 - self.momentum) * embeddings[now]
+            self.lut[rows] = F.normalize(mixed, dim=1)
+
+    def _update_queue(self, embeddings: Tensor) -> None:
+        size = len(self.queue)
+        if size == 0 or len(embeddings) == 0:
+            return
+        places = torch.arange(len(embeddings), device=embeddings.device) + self.queue_position
+        # Of more than `size` persons only the last `size` remain: no place is written twice.
+        self.queue[places[-size:] % size] = embeddings[-size:]
+        self.queue_position.copy_((self.queue_position + len(embeddings)) % size)
+
+
+def _occurrence(pids: Tensor) -> Tensor:
+    """How many equal identities stand before each: [5, 7, 5] -> [0, 0, 1]."""
+    return (pids[:, None] == pids[None, :]).tril(diagonal=-1).sum(dim=1)
+
+
+def _gather(embeddings: Tensor, pids: Tensor) -> tuple[Tensor, Tensor]:
+    """Join the persons of all ranks in rank order; ranks may bring different numbers."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return embeddings, pids
+    count = torch.tensor([len(pids)], device=pids.device)
+    counts = [torch.zeros_like(count) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, count)
+    longest = int(max(counts))
+    padded = F.pad(embeddings, (0, 0, 0, longest - len(embeddings)))
+    padded_pids = F.pad(pids, (0, longest - len(pids)))
+    all_embeddings = [torch.zeros_like(padded) for _ in counts]
+    all_pids = [torch.zeros_like(padded_pids) for _ in counts]
+    dist.all_gather(all_embeddings, padded)
+    dist.all_gather(all_pids, padded_pids)
+    return (
+        torch.cat([part[:n] for part, n in zip(all_embeddings, counts, strict=True)]),
+        torch.cat([part[:n] for part, n in zip(all_pids, counts, strict=True)]),
+    )

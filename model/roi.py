@@ -1,0 +1,166 @@
+"""From proposals to people: sampling and losses in training, box decoding and NMS at inference.
+
+torchvision's Faster R-CNN parts do the work; ours are the identity numbers that travel with the
+boxes, and the third output, the embedding.
+"""
+
+from dataclasses import dataclass
+from typing import TypedDict
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
+
+from model.config import BINetConfig
+
+#: Boxes thinner than this, in pixels of the network's input, are no detections.
+MIN_BOX_SIDE = 1.0
+PERSON = 1  # class number; 0 is background
+
+
+class Target(TypedDict):
+    """The annotated people of a scene.
+
+    boxes_xyxy: float32 [n, 4] in pixels of the scene itself. pids: int64 [n], 0..num_pids-1, or
+    `model.oim.UNLABELLED`.
+    """
+
+    boxes_xyxy: Tensor
+    pids: Tensor
+
+
+def build_rpn(config: BINetConfig, channels: int) -> RegionProposalNetwork:
+    """Build torchvision's region proposal network on one map of stride 16."""
+    anchors = AnchorGenerator((config.anchor_sizes,), (config.anchor_ratios,))
+    return RegionProposalNetwork(
+        anchors,
+        RPNHead(channels, anchors.num_anchors_per_location()[0]),
+        fg_iou_thresh=config.rpn_foreground_iou,
+        bg_iou_thresh=config.rpn_background_iou,
+        batch_size_per_image=config.rpn_batch_per_scene,
+        positive_fraction=config.rpn_positive_fraction,
+        pre_nms_top_n={"training": config.rpn_pre_nms_train, "testing": config.rpn_pre_nms_test},
+        post_nms_top_n={"training": config.rpn_post_nms_train, "testing": config.rpn_post_nms_test},
+        nms_thresh=config.rpn_nms_iou,
+    )
+
+
+class Predictor(nn.Module):
+    """The three outputs on a feature f (sec. 3.1): person or background, box, embedding."""
+
+    def __init__(self, feature_dim: int, embedding_dim: int) -> None:
+        super().__init__()
+        self.score = nn.Linear(feature_dim, 2)
+        self.box = nn.Linear(feature_dim, 4)
+        self.embedding = nn.Linear(feature_dim, embedding_dim)
+        for layer, std in ((self.score, 0.01), (self.box, 0.001), (self.embedding, 0.01)):
+            nn.init.normal_(layer.weight, std=std)
+            nn.init.zeros_(layer.bias)
+
+    def embed(self, features: Tensor) -> Tensor:
+        """Features [N, F] -> unit vectors [N, D]."""
+        return F.normalize(self.embedding(features), dim=1)
+
+
+@dataclass(frozen=True)
+class SampledRoIs:
+    """RoIs drawn for training; the lists have one tensor for each scene."""
+
+    boxes_xyxy: list[Tensor]
+    #: 1 person, 0 background: int64 [N] over all scenes.
+    labels: Tensor
+    #: Identity of the matched person, `UNLABELLED` for many; meaningless for background: [N].
+    pids: Tensor
+    #: What the box output should be: [N, 4].
+    box_targets: Tensor
+
+
+class RoIStage(RoIHeads):  # type: ignore[misc]  # torchvision has no types
+    """torchvision's RoI sampling and box coding, with identities beside the boxes."""
+
+    def __init__(self, config: BINetConfig) -> None:
+        super().__init__(
+            box_roi_pool=None,
+            box_head=None,
+            box_predictor=None,
+            fg_iou_thresh=config.roi_foreground_iou,
+            bg_iou_thresh=config.roi_foreground_iou,
+            batch_size_per_image=config.rois_per_scene,
+            positive_fraction=config.roi_positive_fraction,
+            bbox_reg_weights=config.box_weights,
+            score_thresh=config.score_threshold,
+            nms_thresh=config.detection_nms_iou,
+            detections_per_img=config.rpn_post_nms_test,
+        )
+
+    def sample(self, proposals: list[Tensor], targets: list[Target]) -> SampledRoIs:
+        """Draw RoIs, half of them positive where there are enough; ground truth is among them."""
+        sampled, matched, labels, box_targets = self.select_training_samples(
+            proposals,
+            [
+                {"boxes": t["boxes_xyxy"], "labels": torch.full_like(t["pids"], PERSON)}
+                for t in targets
+            ],
+        )
+        pids = [
+            target["pids"][index] if len(target["pids"]) else torch.zeros_like(index)
+            for target, index in zip(targets, matched, strict=True)
+        ]
+        return SampledRoIs(sampled, torch.cat(labels), torch.cat(pids), torch.cat(box_targets))
+
+    @staticmethod
+    def losses(scores: Tensor, deltas: Tensor, sampled: SampledRoIs) -> dict[str, Tensor]:
+        """Fast R-CNN's two losses, both over the number of RoIs (as torchvision has them).
+
+        Parameters
+        ----------
+        scores
+            Logits [N, 2].
+        deltas
+            Box output [N, 4].
+        """
+        positive = sampled.labels == PERSON
+        box = F.smooth_l1_loss(
+            deltas[positive], sampled.box_targets[positive], beta=1 / 9, reduction="sum"
+        )
+        return {
+            "roi_score": F.cross_entropy(scores, sampled.labels),
+            "roi_box": box / max(len(sampled.labels), 1),
+        }
+
+    def decode(
+        self,
+        proposals: Tensor,
+        deltas: Tensor,
+        scores: Tensor,
+        size: tuple[int, int],
+        threshold: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Turn one scene's outputs into people, best score first.
+
+        Parameters
+        ----------
+        proposals, deltas, scores
+            [N, 4], [N, 4] and logits [N, 2].
+        size
+            Height and width of the scene as the network sees it.
+        threshold
+            Least person score.
+
+        Returns
+        -------
+        tuple
+            Boxes [M, 4], person scores [M], and the positions [M] of their proposals.
+        """
+        boxes = self.box_coder.decode(deltas, [proposals])[:, 0]
+        boxes = clip_boxes_to_image(boxes, size)
+        probability = scores.softmax(dim=1)[:, PERSON]
+        keep = torch.where(probability > threshold)[0]
+        keep = keep[remove_small_boxes(boxes[keep], MIN_BOX_SIDE)]
+        one_class = torch.zeros_like(keep)
+        keep = keep[batched_nms(boxes[keep], probability[keep], one_class, self.nms_thresh)]
+        return boxes[keep], probability[keep], keep
