@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from model.acceleration import InferenceOptions, optimise
     from model.binet import BINet
     from model.config import VARIANTS, BINetConfig, PreprocessingConfig, variant_config
     from model.detections import Detections
@@ -27,6 +28,7 @@ _HOME = {
     "BINetError": "errors",
     "CheckpointError": "errors",
     "Detections": "detections",
+    "InferenceOptions": "acceleration",
     "Picture": "preprocessing",
     "PictureError": "errors",
     "Preprocessing": "preprocessing",
@@ -37,6 +39,7 @@ _HOME = {
     "WeightsError": "errors",
     "create": "factory",
     "load": "factory",
+    "optimise": "acceleration",
     "read_picture": "preprocessing",
     "save": "factory",
     "total_loss": "losses",
@@ -50,6 +53,7 @@ __all__ = [
     "BINetError",
     "CheckpointError",
     "Detections",
+    "InferenceOptions",
     "Picture",
     "PictureError",
     "Preprocessing",
@@ -59,6 +63,7 @@ __all__ = [
     "WeightsError",
     "create",
     "load",
+    "optimise",
     "read_picture",
     "save",
     "total_loss",

@@ -88,6 +88,7 @@ class BINet(Branches, PyTorchModelHubMixin, library_name="binet"):
         """
         if not self.training:
             raise RuntimeError("forward gives losses: call train() first, or use detect()")
+        self._require_whole("trained")
         images, sizes = self.normalise([scene.pixels for scene in scenes])
         scaled = self._on_input(scenes, targets)
         maps = self.trunk_maps(images)
@@ -325,6 +326,15 @@ class BINet(Branches, PyTorchModelHubMixin, library_name="binet"):
     def _scene(self, scene: Picture | Scene) -> Scene:
         return scene if isinstance(scene, Scene) else self.preprocessing.scene(scene)
 
+    def checkpoint_state(self) -> dict[str, Tensor]:
+        """Return what a checkpoint holds: the weights and the OIM memory."""
+        self._require_whole("saved")
+        return self.state_dict()
+
+    def _require_whole(self, use: str) -> None:
+        if self.inference_only:
+            raise RuntimeError(f"a network made faster for inference cannot be {use}")
+
     def _require_eval(self) -> None:
         if self.training:
             raise RuntimeError("the network is in training mode: call eval() before inference")
@@ -332,7 +342,7 @@ class BINet(Branches, PyTorchModelHubMixin, library_name="binet"):
     # --- Hugging Face hub -----------------------------------------------------------------------
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        write_checkpoint(save_directory, self.config, self.state_dict(), self.provenance)
+        write_checkpoint(save_directory, self.config, self.checkpoint_state(), self.provenance)
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **where: Any) -> "BINet":

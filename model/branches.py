@@ -17,6 +17,7 @@ from torchvision.ops import roi_align
 
 from model.backbones import batchnorms, build_backbone, freeze_stem
 from model.config import TRUNK_STRIDE, BINetConfig
+from model.gather_align import gather_roi_align
 from model.preprocessing import resize
 from model.roi import Predictor, RoIStage, Target, build_rpn
 
@@ -47,6 +48,9 @@ class Branches(nn.Module):
         self.feature_dim = backbone.feature_dim
         #: Precision of trunk, RPN convolutions and head; the outputs are always float32.
         self.precision = torch.float32
+        #: What `model.acceleration` changes: RoIAlign as a gather, no training and no saving.
+        self.gather_align = False
+        self.inference_only = False
         for name in ("mean", "std"):
             value = torch.tensor(getattr(config.preprocessing, name)).view(3, 1, 1)
             self.register_buffer(name, value, persistent=False)
@@ -116,6 +120,10 @@ class Branches(nn.Module):
 
     def align(self, maps: Tensor, boxes: list[Tensor]) -> Tensor:
         """RoIAlign: maps and the boxes [n, 4] of each scene -> [N, C, 14, 6]."""
+        if self.gather_align:
+            return gather_roi_align(
+                maps, boxes, self.config.roi_size, TRUNK_STRIDE, self.config.roi_sampling_ratio
+            )
         aligned: Tensor = roi_align(
             maps.float(),
             boxes,
@@ -129,7 +137,7 @@ class Branches(nn.Module):
     def head_features(self, roi_maps: Tensor) -> Tensor:
         """RoI maps [N, C, 14, 6] -> features f [N, F], float32."""
         if len(roi_maps) == 0:
-            return roi_maps.new_zeros(0, self.feature_dim)
+            return roi_maps.new_zeros(0, self.feature_dim, dtype=torch.float32)
         with self._autocast():
             features: Tensor = self.head(roi_maps)
         return features.float()

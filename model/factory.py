@@ -56,6 +56,5 @@ def save(
     provenance
         What to remember of the training (data, recipe, figures), beside what is known already.
     """
-    return write_checkpoint(
-        folder, network.config, network.state_dict(), {**network.provenance, **(provenance or {})}
-    )
+    known = {**network.provenance, **(provenance or {})}
+    return write_checkpoint(folder, network.config, network.checkpoint_state(), known)

@@ -82,11 +82,12 @@ def read_picture(path: str | Path) -> Image.Image:
         When the file is missing, is no picture, or is broken.
     """
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
-            # A decompression bomb is refused, not warned of.
+        with warnings.catch_warnings():
+            # A decompression bomb is refused, not warned of; `open` looks at the header.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image.load()
-            return image
+            with Image.open(path) as image:
+                image.load()
+                return image
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
         raise PictureError(f"{path} cannot be read as a picture: {error}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
+from torchvision.ops import clip_boxes_to_image, nms, remove_small_boxes
 
 from model.config import BINetConfig
 
@@ -33,12 +33,24 @@ class Target(TypedDict):
     pids: Tensor
 
 
+class Float32RPNHead(RPNHead):  # type: ignore[misc]  # torchvision has no types
+    """torchvision's RPN head, whose outputs are float32 also when it computes in bfloat16.
+
+    A coordinate of 1,000 pixels is off by up to 4 in bfloat16.
+    """
+
+    def forward(self, maps: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Maps [B, C, h, w] -> objectness [B, A, h, w] and box deltas [B, 4A, h, w]."""
+        objectness, deltas = super().forward(maps)
+        return [value.float() for value in objectness], [value.float() for value in deltas]
+
+
 def build_rpn(config: BINetConfig, channels: int) -> RegionProposalNetwork:
     """Build torchvision's region proposal network on one map of stride 16."""
     anchors = AnchorGenerator((config.anchor_sizes,), (config.anchor_ratios,))
     return RegionProposalNetwork(
         anchors,
-        RPNHead(channels, anchors.num_anchors_per_location()[0]),
+        Float32RPNHead(channels, anchors.num_anchors_per_location()[0]),
         fg_iou_thresh=config.rpn_foreground_iou,
         bg_iou_thresh=config.rpn_background_iou,
         batch_size_per_image=config.rpn_batch_per_scene,
@@ -138,7 +150,7 @@ class RoIStage(RoIHeads):  # type: ignore[misc]  # torchvision has no types
         deltas: Tensor,
         scores: Tensor,
         size: tuple[int, int],
-        threshold: float,
+        threshold: float | Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Turn one scene's outputs into people, best score first.
 
@@ -156,11 +168,10 @@ class RoIStage(RoIHeads):  # type: ignore[misc]  # torchvision has no types
         tuple
             Boxes [M, 4], person scores [M], and the positions [M] of their proposals.
         """
-        boxes = self.box_coder.decode(deltas, [proposals])[:, 0]
+        boxes = self.box_coder.decode_single(deltas, proposals)
         boxes = clip_boxes_to_image(boxes, size)
         probability = scores.softmax(dim=1)[:, PERSON]
         keep = torch.where(probability > threshold)[0]
         keep = keep[remove_small_boxes(boxes[keep], MIN_BOX_SIDE)]
-        one_class = torch.zeros_like(keep)
-        keep = keep[batched_nms(boxes[keep], probability[keep], one_class, self.nms_thresh)]
+        keep = keep[nms(boxes[keep], probability[keep], self.nms_thresh)]
         return boxes[keep], probability[keep], keep

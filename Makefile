@@ -1,0 +1,81 @@
+# `make` lists the targets. One virtual environment serves them all; it is made on first use and
+# brought up to date when a lock or pyproject.toml changes.
+
+PYTHON ?= python3
+SOURCE ?=
+WEIGHTS ?=
+OUT ?= demo
+
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(VENV)/.installed-run
+DEV := $(VENV)/.installed-dev
+
+# Through the environment, so that names with spaces and quotes reach the program as they are.
+export SOURCE WEIGHTS OUT
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint types check lock clean
+
+# Before anything is installed for nothing.
+ifneq ($(filter demo,$(MAKECMDGOALS)),)
+ifeq ($(strip $(SOURCE)),)
+$(error give a picture or a video: make demo SOURCE=street.mp4)
+endif
+endif
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' Makefile
+	@echo
+	@echo 'Variables: SOURCE=FILE (demo), WEIGHTS=FOLDER (demo), OUT=FOLDER (demo), PYTHON=python3'
+
+demo: $(RUN) ## Find the people of SOURCE=FILE, a picture or video; writes to OUT=demo
+	@$(BIN)/binet demo --out "$$OUT" $(if $(WEIGHTS),--weights "$$WEIGHTS") -- "$$SOURCE"
+
+test: $(DEV) ## Run all tests
+	$(BIN)/pytest
+
+lint: $(DEV) ## Check style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(DEV) ## Check types
+	$(BIN)/mypy
+
+check: ## Everything that a change must pass: lint, types, test
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory types
+	@$(MAKE) --no-print-directory test
+
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-header --no-annotate --constraint constraints.in --extra cpu --extra video
+
+lock: $(DEV) ## Bring both locks up to date with pyproject.toml and constraints.in
+	$(COMPILE) pyproject.toml --output-file requirements.lock
+	$(COMPILE) --extra onnx --extra dev --constraint requirements.lock pyproject.toml \
+		--output-file requirements-dev.lock
+
+clean: ## Remove the virtual environment, caches and build outputs; results stay
+	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	$(if $(shell $(PYTHON) -c 'import sys; print(sys.version_info >= (3, 11) or "")' 2>&1 | grep -x True),,\
+		$(error $(PYTHON) is not Python 3.11 or newer: install it, or name one with PYTHON=python3.12))
+	$(PYTHON) -m venv --clear $(VENV)
+
+PIP_INSTALL = $(BIN)/python -m pip --disable-pip-version-check install
+
+$(RUN): requirements.lock pyproject.toml $(BIN)/python
+	@echo 'Setting up $(VENV): some minutes the first time.'
+	$(PIP_INSTALL) --require-hashes -r requirements.lock
+	$(PIP_INSTALL) --quiet --no-deps -e .
+	@touch $@
+
+# The second lock holds everything of the first, in the same versions.
+$(DEV): requirements-dev.lock pyproject.toml $(BIN)/python
+	@echo 'Setting up $(VENV) with the tools for development: some minutes the first time.'
+	$(PIP_INSTALL) --require-hashes -r requirements-dev.lock
+	$(PIP_INSTALL) --quiet --no-deps -e .
+	@touch $@ $(RUN)

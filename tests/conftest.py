@@ -1,0 +1,96 @@
+"""Fixtures: small networks with fixed weights, and pictures made from a seed."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from model import BINet, BINetConfig, PreprocessingConfig, Target, create, variant_config
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+#: Small pictures keep the tests quick; the network is the real one.
+SMALL = PreprocessingConfig(min_side=128, max_side=256)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real data for development; users do not have it."""
+    if not SHARED.is_dir():
+        pytest.skip("the research data for development is not beside the repository")
+    return SHARED
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def small_config(variant: str = "binet", **fields: Any) -> BINetConfig:
+    return variant_config(
+        variant,
+        **{
+            "backbone": "mobilenet_v2",
+            "num_pids": 6,
+            "queue_size": 8,
+            "rois_per_scene": 8,
+            "preprocessing": SMALL,
+            **fields,
+        },
+    )
+
+
+def small_network(variant: str = "binet", **fields: Any) -> BINet:
+    """A network with fixed random weights, in evaluation mode."""
+    network, _ = create(small_config(variant, **fields), backbone_weights="random")
+    set_weights(network)
+    return network
+
+
+def set_weights(network: BINet, seed: int = 0) -> None:
+    """Weights by NumPy, so that they are the same with every version of torch.
+
+    RPN and outputs are scaled to what they are given, so that scores and boxes differ clearly from
+    each other and rounding does not reorder them.
+    """
+    rng = np.random.default_rng(seed)
+    with torch.no_grad():
+        for name, value in network.named_parameters():
+            if value.ndim > 1 and "layer_scale" not in name:
+                values = rng.standard_normal(value.shape) / np.sqrt(value[0].numel() / 2)
+                value.copy_(torch.from_numpy(values))
+        images, _ = network.normalise([torch.from_numpy(random_picture(128, 128)).permute(2, 0, 1)])
+        maps = network.trunk_maps(images)
+        network.rpn.head.conv[0][0].weight /= maps.std()
+        features = network.instance_features([images[0, :, :, :64]])
+        for layer, spread in (("score", 2.0), ("box", 0.3), ("embedding", 1.0)):
+            getattr(network.predictor, layer).weight *= spread / features.norm() * 20
+        network.rpn.head.bbox_pred.weight *= 0.2
+
+
+def random_picture(height: int, width: int, seed: int = 0) -> npt.NDArray[np.uint8]:
+    """Coarse coloured blocks: structure at the scale of a person, not noise."""
+    rng = np.random.default_rng(seed)
+    cells = rng.integers(0, 256, (height // 16 + 1, width // 16 + 1, 3), dtype=np.uint8)
+    return np.kron(cells, np.ones((16, 16, 1), np.uint8))[:height, :width]
+
+
+def random_targets(pids: list[int], seed: int = 0, size: int = 120) -> Target:
+    """Upright boxes somewhere in a square of `size` pixels."""
+    rng = np.random.default_rng(seed)
+    corner = rng.uniform(0, size * 0.5, (len(pids), 2))
+    extent = rng.uniform(0.2, 0.5, (len(pids), 1)) * size * np.array([[0.5, 1.0]])
+    boxes = np.concatenate([corner, corner + extent], axis=1).astype(np.float32)
+    return {
+        "boxes_xyxy": torch.from_numpy(boxes),
+        "pids": torch.tensor(pids, dtype=torch.int64),
+    }
+
+
+@pytest.fixture(scope="session")
+def network() -> BINet:
+    """One network for all tests that only look."""
+    return small_network()

@@ -1,0 +1,254 @@
+"""detect, embed_boxes and embed_crops: what a caller relies on."""
+
+import io
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from PIL import Image
+
+from model import BINet, Detections, InferenceOptions, Picture, Scene, optimise
+from tests.conftest import random_picture, small_network
+
+
+def assert_same(one: Detections, other: Detections, atol: float = 1e-4) -> None:
+    assert len(one) == len(other)
+    np.testing.assert_allclose(one.boxes_xyxy, other.boxes_xyxy, atol=100 * atol)
+    np.testing.assert_allclose(one.scores, other.scores, atol=atol)
+    np.testing.assert_allclose(one.embeddings, other.embeddings, atol=atol)
+
+
+def test_batched_equals_single(network: BINet) -> None:
+    sizes = [(120, 160), (90, 200), (120, 160), (64, 64), (120, 160), (200, 90)]
+    scenes = [random_picture(h, w, seed=i) for i, (h, w) in enumerate(sizes)]
+    together = network.detect(scenes, batch_size=2)
+    assert sum(len(d) for d in together) > 10
+    for scene, detections in zip(scenes, together, strict=True):
+        assert_same(detections, network.detect([scene])[0])
+
+
+def test_crops_batched_equals_single(network: BINet) -> None:
+    crops = [random_picture(h, w, seed=h) for h, w in ((80, 30), (224, 96), (33, 57), (5, 3))]
+    together = network.embed_crops(crops, batch_size=3)
+    assert together.shape == (4, 256)
+    assert together.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
+    for crop, embedding in zip(crops, together, strict=True):
+        np.testing.assert_allclose(network.embed_crops([crop])[0], embedding, atol=1e-4)
+
+
+def test_crops_of_original_size(network: BINet) -> None:
+    original = small_network("binet-o")
+    crops = [random_picture(80, 30), random_picture(500, 300, seed=1), random_picture(224, 96)]
+    embeddings = original.embed_crops(crops)
+    for crop, embedding in zip(crops, embeddings, strict=True):
+        np.testing.assert_allclose(original.embed_crops([crop])[0], embedding, atol=1e-4)
+    # At exactly the patch's size RoIAlign has the map's own grid: nearly what `resized` gives.
+    resized = network.embed_crops([crops[2]])[0]
+    assert resized @ embeddings[2] > 0.9
+
+
+def test_detections_are_inside_the_scene_and_best_first(network: BINet) -> None:
+    detections = network.detect([random_picture(480, 640)])[0]
+    assert len(detections) > 3
+    assert (detections.boxes_xyxy >= 0).all()
+    assert (detections.boxes_xyxy <= np.array([640, 480, 640, 480]) + 1e-3).all()
+    assert (np.diff(detections.scores) <= 0).all()
+    assert (detections.scores > network.config.score_threshold).all()
+
+
+def test_boxes_are_in_the_scenes_own_pixels(network: BINet) -> None:
+    scene = network.preprocessing.scene(random_picture(100, 150))
+    larger = Scene(scene.pixels, width=600, height=300)  # the same input from a larger picture
+    own, scaled = network.detect([scene, larger])
+    assert len(own) > 3
+    np.testing.assert_allclose(
+        scaled.boxes_xyxy, own.boxes_xyxy * np.array([4, 3, 4, 3]), rtol=1e-4, atol=1e-2
+    )
+    boxes = np.array([[10.0, 5, 60, 90]])
+    np.testing.assert_allclose(
+        network.embed_boxes(larger, boxes * np.array([4, 3, 4, 3])),
+        network.embed_boxes(scene, boxes),
+        atol=1e-5,
+    )
+
+
+def overlaps(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    low, high = np.maximum(a[:, None, :2], b[:, :2]), np.minimum(a[:, None, 2:], b[:, 2:])
+    common = (high - low).clip(0).prod(axis=2)
+    area_a, area_b = ((x[:, 2:] - x[:, :2]).prod(axis=1) for x in (a, b))
+    iou: npt.NDArray[np.float32] = common / (area_a[:, None] + area_b - common)
+    return iou
+
+
+def test_score_threshold(network: BINet) -> None:
+    picture = random_picture(120, 160)
+    everything, default, nothing = (
+        network.detect([picture], score_threshold=t)[0] for t in (0.0, None, 1.0)
+    )
+    assert len(everything) > len(default) > len(nothing) == 0
+    assert nothing.embeddings.shape == (0, 256)
+    assert nothing.boxes_xyxy.shape == (0, 4)
+
+
+def test_no_scenes_no_crops_no_boxes(network: BINet) -> None:
+    assert network.detect([]) == []
+    assert network.embed_crops([]).shape == (0, 256)
+    assert network.embed_boxes(random_picture(64, 64), np.zeros((0, 4))).shape == (0, 256)
+
+
+def test_embed_boxes_is_what_detect_pools_at_a_proposal() -> None:
+    network = small_network()
+    torch.nn.init.zeros_(network.predictor.box.weight)  # boxes stay where their proposals are
+    picture = random_picture(128, 128)
+    detections = network.detect([picture])[0]
+    assert len(detections) > 3
+    embeddings = network.embed_boxes(picture, detections.boxes_xyxy)
+    np.testing.assert_allclose(embeddings, detections.embeddings, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "message"),
+    [
+        ([[10, 10, 10, 40]], "box 0"),
+        ([[0, 0, 9, 9], [70, 0, 90, 9]], "box 1"),
+        ([[0, 0, np.nan, 9]], "box 0"),
+        ([0, 0, 9, 9], "shape"),
+    ],
+)
+def test_boxes_without_area_in_the_picture_are_refused(
+    network: BINet, boxes: object, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        network.embed_boxes(random_picture(64, 64), np.array(boxes, np.float32))
+
+
+def test_a_box_that_reaches_past_the_picture_is_cut(network: BINet) -> None:
+    picture = random_picture(64, 64)
+    past, cut = network.embed_boxes(picture, np.array([[-20, 10, 30, 99], [0, 10, 30, 64]]))
+    np.testing.assert_allclose(past, cut, atol=1e-6)
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (1, 1), (8000, 40), (30, 8000), (1, 3000)])
+def test_extreme_sizes(network: BINet, height: int, width: int) -> None:
+    picture = random_picture(height, width)
+    detections = network.detect([picture], score_threshold=0.0)[0]
+    limit = np.array([width, height, width, height])
+    assert (detections.boxes_xyxy <= limit + 1e-2).all()
+    assert network.embed_crops([picture]).shape == (1, 256)
+
+
+def test_a_large_scene(network: BINet) -> None:
+    assert len(network.detect([random_picture(4500, 8000)])[0]) > 0
+
+
+def test_a_scene_with_nobody() -> None:
+    network = small_network()
+    torch.nn.init.constant_(network.predictor.score.bias, 0)
+    with torch.no_grad():
+        network.predictor.score.bias[1] = -100
+    detections = network.detect([random_picture(120, 160)])[0]
+    assert len(detections) == 0
+
+
+def pictures() -> dict[str, tuple[Picture, Picture]]:
+    """Each kind of picture, and the RGB array that it stands for."""
+    rgb = random_picture(60, 90)
+    grey = rgb[:, :, 0].copy()
+    grey_rgb = np.repeat(grey[:, :, None], 3, axis=2)
+    image = Image.fromarray(rgb)
+
+    alpha = np.full((60, 90, 1), 255, np.uint8)
+    alpha[:20] = 0
+    on_white = rgb.copy()
+    on_white[:20] = 255
+
+    rotated = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the picture has to be turned by 90 degrees clockwise
+    image.transpose(Image.Transpose.ROTATE_90).save(rotated, "PNG", exif=exif)
+
+    return {
+        "PIL": (image, rgb),
+        "grey array": (grey, grey_rgb),
+        "grey array with an axis": (grey[:, :, None], grey_rgb),
+        "grey PIL": (Image.fromarray(grey), grey_rgb),
+        "palette": (image.quantize(256), np.array(image.quantize(256).convert("RGB"))),
+        "16 bit": (Image.fromarray(grey.astype(np.uint16) * 257), grey_rgb),
+        "alpha array": (np.concatenate([rgb, alpha], axis=2), on_white),
+        "alpha PIL": (Image.fromarray(np.concatenate([rgb, alpha], axis=2)), on_white),
+        "CMYK": (image.convert("CMYK"), np.array(image.convert("CMYK").convert("RGB"))),
+        "EXIF": (Image.open(rotated), rgb),
+        "tensor": (torch.from_numpy(rgb).permute(2, 0, 1), rgb),
+        "grey tensor": (torch.from_numpy(grey)[None], grey_rgb),
+        "negative strides": (rgb[::-1, ::-1], rgb[::-1, ::-1].copy()),
+    }
+
+
+@pytest.mark.parametrize("kind", pictures())
+def test_pictures_of_every_kind(network: BINet, kind: str) -> None:
+    picture, rgb = pictures()[kind]
+    assert_same(network.detect([picture])[0], network.detect([rgb])[0], atol=1e-6)
+    np.testing.assert_allclose(
+        network.embed_crops([picture]), network.embed_crops([rgb]), atol=1e-6
+    )
+
+
+OPTIONS = {
+    "folded": InferenceOptions(fold_batchnorm=True),
+    "channels-last": InferenceOptions(channels_last=True),
+    "bfloat16": InferenceOptions(bfloat16=True),
+    "folded channels-last bfloat16": InferenceOptions(
+        fold_batchnorm=True, channels_last=True, bfloat16=True
+    ),
+}
+
+
+@pytest.mark.parametrize("backbone", ["mobilenet_v2", "resnet50", "convnext_tiny"])
+@pytest.mark.parametrize("option", OPTIONS)
+def test_options_keep_boxes_and_embeddings(backbone: str, option: str) -> None:
+    check_option(small_network(backbone=backbone), OPTIONS[option])
+
+
+@pytest.mark.slow
+def test_compile_keeps_boxes_and_embeddings() -> None:
+    check_option(small_network(), InferenceOptions(fold_batchnorm=True, compile=True))
+
+
+def check_option(network: BINet, option: InferenceOptions) -> None:
+    faster = optimise(network, option)
+    picture, other = random_picture(120, 160), random_picture(90, 200, seed=1)
+    boxes = np.array([[10, 5, 60, 110], [80, 20, 120, 115], [0, 0, 160, 120]])
+    cosine = (network.embed_boxes(picture, boxes) * faster.embed_boxes(picture, boxes)).sum(axis=1)
+    assert (cosine >= 0.999).all()
+    crops = [picture[:100, :40], other[:80, 50:90]]
+    assert ((network.embed_crops(crops) * faster.embed_crops(crops)).sum(axis=1) >= 0.999).all()
+    for scene in (picture, other):
+        expected, got = network.detect([scene])[0], faster.detect([scene])[0]
+        sure = expected[expected.scores > 0.9]
+        assert len(sure) > 3
+        iou = overlaps(sure.boxes_xyxy, got.boxes_xyxy)
+        if option.bfloat16:
+            # Rounding may swap near neighbours in NMS, so a few boxes differ.
+            assert (iou.max(axis=1) > 0.9).mean() > 0.8
+        else:
+            assert (iou.max(axis=1) > 0.99).all()
+
+
+def test_a_faster_copy_leaves_the_network_alone_and_cannot_be_trained_or_saved() -> None:
+    network = small_network()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    faster = optimise(network, OPTIONS["folded channels-last bfloat16"])
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name])
+    with pytest.raises(RuntimeError, match="cannot be saved"):
+        faster.checkpoint_state()
+    with pytest.raises(RuntimeError, match="cannot be trained"):
+        faster.train()([faster.preprocessing.scene(random_picture(64, 64))], [])
+
+
+def test_inference_needs_eval_mode() -> None:
+    network = small_network().train()
+    with pytest.raises(RuntimeError, match="eval"):
+        network.detect([random_picture(64, 64)])
