@@ -46,8 +46,8 @@ class Branches(nn.Module):
         self.roi_stage = RoIStage(config)
         self.predictor = Predictor(backbone.feature_dim, config.embedding_dim)
         self.feature_dim = backbone.feature_dim
-        #: Precision of trunk, RPN convolutions and head; the outputs are always float32.
-        self.precision = torch.float32
+        #: Which of "trunk", "rpn" and "head" compute in bfloat16; the outputs are always float32.
+        self.bfloat16_parts: frozenset[str] = frozenset()
         #: What `model.acceleration` changes: RoIAlign as a gather, no training and no saving.
         self.gather_align = False
         self.inference_only = False
@@ -105,7 +105,7 @@ class Branches(nn.Module):
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """RPN: maps [B, C, H/16, W/16] -> proposals [n, 4] of each scene; losses in training."""
         boxes = [{"boxes": t["boxes_xyxy"]} for t in targets] if targets else None
-        with self._autocast():
+        with self._autocast("rpn"):
             proposals, losses = self.rpn(ImageList(images, sizes), {"0": maps}, boxes)
         return proposals, {
             {"loss_objectness": "rpn_objectness", "loss_rpn_box_reg": "rpn_box"}[name]: value
@@ -114,7 +114,7 @@ class Branches(nn.Module):
 
     def trunk_maps(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] -> maps [B, C, H/16, W/16]."""
-        with self._autocast():
+        with self._autocast("trunk"):
             maps: Tensor = self.trunk(images)
         return maps
 
@@ -138,14 +138,12 @@ class Branches(nn.Module):
         """RoI maps [N, C, 14, 6] -> features f [N, F], float32."""
         if len(roi_maps) == 0:
             return roi_maps.new_zeros(0, self.feature_dim, dtype=torch.float32)
-        with self._autocast():
+        with self._autocast("head"):
             features: Tensor = self.head(roi_maps)
         return features.float()
 
-    def _autocast(self) -> AbstractContextManager[None]:
-        return torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.precision is torch.bfloat16
-        )
+    def _autocast(self, part: str) -> AbstractContextManager[None]:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=part in self.bfloat16_parts)
 
     def instance_features(self, patches: Sequence[Tensor]) -> Tensor:
         """Instance-aware branch: normalised patches [3, h, w] -> features f_r [N, F].

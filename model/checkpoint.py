@@ -63,7 +63,7 @@ def write_checkpoint(
         "provenance": checkpoint.provenance,
     }
     _replace(folder / CONFIG_NAME, (json.dumps(document, indent=2) + "\n").encode())
-    for old in folder.glob("weights-*.safetensors"):
+    for old in (*folder.glob("weights-*.safetensors"), *folder.glob(".*.tmp")):
         if old.name != checkpoint.weights:
             old.unlink()
     return checkpoint

@@ -40,7 +40,7 @@ class Float32RPNHead(RPNHead):  # type: ignore[misc]  # torchvision has no types
     """
 
     def forward(self, maps: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Maps [B, C, h, w] -> objectness [B, A, h, w] and box deltas [B, 4A, h, w]."""
+        """Give, for maps [B, C, h, w], objectness [B, A, h, w] and box deltas [B, 4A, h, w]."""
         objectness, deltas = super().forward(maps)
         return [value.float() for value in objectness], [value.float() for value in deltas]
 

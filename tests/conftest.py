@@ -43,32 +43,50 @@ def small_config(variant: str = "binet", **fields: Any) -> BINetConfig:
     )
 
 
-def small_network(variant: str = "binet", **fields: Any) -> BINet:
-    """A network with fixed random weights, in evaluation mode."""
-    network, _ = create(small_config(variant, **fields), backbone_weights="random")
-    set_weights(network)
+def small_network(
+    variant: str = "binet", backbone_weights: str | Path = "random", **fields: Any
+) -> BINet:
+    """A network with fixed weights, in evaluation mode."""
+    network, _ = create(small_config(variant, **fields), backbone_weights)
+    set_weights(network, keep_backbone=backbone_weights != "random")
     return network
 
 
-def set_weights(network: BINet, seed: int = 0) -> None:
+def set_weights(network: BINet, seed: int = 0, keep_backbone: bool = False) -> None:
     """Weights by NumPy, so that they are the same with every version of torch.
 
-    RPN and outputs are scaled to what they are given, so that scores and boxes differ clearly from
-    each other and rounding does not reorder them.
+    Outputs are shifted and scaled to mean 0 and a clear spread on a picture: about half of all
+    boxes are people, and rounding does not reorder scores.
     """
     rng = np.random.default_rng(seed)
     with torch.no_grad():
         for name, value in network.named_parameters():
+            if keep_backbone and name.startswith(("trunk.", "head.")):
+                continue
             if value.ndim > 1 and "layer_scale" not in name:
                 values = rng.standard_normal(value.shape) / np.sqrt(value[0].numel() / 2)
                 value.copy_(torch.from_numpy(values))
-        images, _ = network.normalise([torch.from_numpy(random_picture(128, 128)).permute(2, 0, 1)])
+        picture = torch.from_numpy(random_picture(128, 128)).permute(2, 0, 1)
+        images, _ = network.normalise([picture])
         maps = network.trunk_maps(images)
-        network.rpn.head.conv[0][0].weight /= maps.std()
-        features = network.instance_features([images[0, :, :, :64]])
-        for layer, spread in (("score", 2.0), ("box", 0.3), ("embedding", 1.0)):
-            getattr(network.predictor, layer).weight *= spread / features.norm() * 20
-        network.rpn.head.bbox_pred.weight *= 0.2
+        rpn = network.rpn.head
+        hidden = rpn.conv(maps)
+        _spread(rpn.cls_logits, rpn.cls_logits(hidden).movedim(1, -1), 2.0)
+        _spread(rpn.bbox_pred, rpn.bbox_pred(hidden).movedim(1, -1), 0.2)
+        corners = torch.from_numpy(rng.uniform(0, 64, (40, 2)))
+        boxes = torch.cat([corners, corners + torch.tensor([24, 56])], dim=1).float()
+        features = network.head_features(network.align(maps, [boxes]))
+        for layer, spread in ((network.predictor.score, 2.0), (network.predictor.box, 0.3)):
+            _spread(layer, layer(features), spread)
+
+
+def _spread(layer: torch.nn.Conv2d | torch.nn.Linear, outputs: torch.Tensor, std: float) -> None:
+    """Shift and scale a layer that gave `outputs` [..., channels] to mean 0 and this deviation."""
+    outputs = outputs.flatten(0, -2)
+    scale = std / outputs.std(dim=0)
+    layer.weight *= scale.view(-1, *[1] * (layer.weight.ndim - 1))
+    assert layer.bias is not None
+    layer.bias.copy_((layer.bias - outputs.mean(dim=0)) * scale)
 
 
 def random_picture(height: int, width: int, seed: int = 0) -> npt.NDArray[np.uint8]:

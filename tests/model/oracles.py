@@ -6,11 +6,6 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 
 
-def softmax(x: Array) -> Array:
-    e = np.exp(x - x.max())
-    return e / e.sum()
-
-
 def eq1_feature_interaction(f_r: Array, f_s: Array) -> float:
     total = 0.0
     for r, s in zip(f_r, f_s, strict=True):
@@ -50,7 +45,7 @@ class OIM:
     def probabilities(self, x: Array) -> Array:
         rows = np.concatenate([self.lut, self.queue])
         e = np.array([np.exp(v @ x / self.temperature) if v.any() else 0.0 for v in rows])
-        return e / e.sum()
+        return np.asarray(e / e.sum())
 
     def loss(self, xs: Array, pids: list[int]) -> float:
         terms = [

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
+from torch.multiprocessing.spawn import spawn
 
 from model import total_loss
 from model.oim import OIMMemory
@@ -45,7 +45,7 @@ def update_on_rank(rank: int, folder: str) -> None:
 
 
 def test_two_ranks_equal_one_process_that_sees_both(tmp_path: Path) -> None:
-    mp.spawn(update_on_rank, (str(tmp_path),), nprocs=2)
+    spawn(update_on_rank, (str(tmp_path),), nprocs=2)
     alone = OIMMemory(4, 5, DIM, temperature=0.1, momentum=0.5)
     for step in range(len(STEPS)):
         parts = [persons(step, rank) for rank in (0, 1)]
@@ -75,7 +75,7 @@ def train_on_rank(rank: int, folder: str) -> None:
 
 
 def test_a_network_in_ddp_stays_equal_on_all_ranks(tmp_path: Path) -> None:
-    mp.spawn(train_on_rank, (str(tmp_path),), nprocs=2)
+    spawn(train_on_rank, (str(tmp_path),), nprocs=2)
     first, second = (
         torch.load(tmp_path / f"network-{rank}.pt", weights_only=True) for rank in (0, 1)
     )
