@@ -1,0 +1,1 @@
+"""Speed and memory beside peers and limits; each script prints ratios of one run."""
