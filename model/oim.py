@@ -10,8 +10,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-#: Identity number of an unlabelled person.
-UNLABELLED = -1
+from model.annotations import UNLABELLED
+
 #: Logit of an empty row: its probability is exactly 0 in float32, yet sums and KL stay finite.
 EMPTY_LOGIT = -1e4
 

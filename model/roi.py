@@ -26,7 +26,7 @@ class Target(TypedDict):
     """The annotated people of a scene.
 
     boxes_xyxy: float32 [n, 4] in pixels of the scene itself. pids: int64 [n], 0..num_pids-1, or
-    `model.oim.UNLABELLED`.
+    `model.annotations.UNLABELLED`.
     """
 
     boxes_xyxy: Tensor

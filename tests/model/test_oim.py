@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.oim import UNLABELLED, OIMMemory
+from model.annotations import UNLABELLED
+from model.oim import OIMMemory
 from tests.model import oracles
 
 DIM = 8

@@ -1,0 +1,56 @@
+"""The one annotation schema: what training, benchmark and indexer know of a scene.
+
+Readers of any dataset give `AnnotatedScene`s; nothing else about the dataset travels further.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+#: Identity number of a person without identity.
+UNLABELLED = -1
+
+
+@dataclass(frozen=True, eq=False)
+class AnnotatedScene:
+    """A picture and its people, validated once.
+
+    Attributes
+    ----------
+    name
+        Unique in its dataset; how protocols and reports call it.
+    path
+        The picture's file.
+    boxes_xyxy
+        float32 [N, 4] in pixels of the upright picture, x1 < x2 and y1 < y2. A box may reach past
+        the picture.
+    pids
+        int64 [N], 0 or more, or `UNLABELLED`.
+    camera
+        Camera number, None when unknown.
+    """
+
+    name: str
+    path: Path
+    boxes_xyxy: npt.NDArray[np.float32]
+    pids: npt.NDArray[np.int64]
+    camera: int | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.pids)
+        if self.boxes_xyxy.shape != (n, 4) or self.boxes_xyxy.dtype != np.float32:
+            raise ValueError(
+                f"{self.name}: boxes_xyxy: expected float32 ({n}, 4), got "
+                f"{self.boxes_xyxy.dtype} {self.boxes_xyxy.shape}"
+            )
+        if self.pids.shape != (n,) or self.pids.dtype != np.int64:
+            raise ValueError(f"{self.name}: pids: expected int64 ({n},), got {self.pids.dtype}")
+        if not (self.boxes_xyxy[:, 2:] > self.boxes_xyxy[:, :2]).all():
+            raise ValueError(f"{self.name}: boxes_xyxy: a box is empty or not finite")
+        if (self.pids < UNLABELLED).any():
+            raise ValueError(f"{self.name}: pids below {UNLABELLED}")
+
+    def __len__(self) -> int:
+        return len(self.pids)
