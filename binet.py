@@ -10,6 +10,8 @@ import typer
 from indexer.commands import demo
 from model.commands import export
 from model.errors import BINetError
+from training.commands import train
+from training.synth.commands import synth
 
 app = typer.Typer(
     help="Person search: one picture of a person in, the frames and boxes of similar people out.",
@@ -19,6 +21,8 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(export)
+app.command()(synth)
+app.command()(train)
 
 
 def main() -> None:

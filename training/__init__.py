@@ -1,4 +1,4 @@
-"""Training: datasets, transforms, recipes and the training loop. Planned, nothing is here yet.
+"""Training: datasets, recipes, the loop, and a drawn world to try them on.
 
 Imports `model`. Only `benchmark` imports from here, and of this package only `training.datasets`.
 """

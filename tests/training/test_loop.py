@@ -1,0 +1,237 @@
+"""A run: what it writes, that it can be killed at any time, and that it learns."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.multiprocessing.spawn import spawn
+
+from model import BINet, load, read_picture
+from model.annotations import AnnotatedScene
+from tests.model.test_inference import overlaps
+from tests.training.scenes import COLOURS, tiny_recipe, tiny_world
+from training.errors import RunError
+from training.loop import Process, train
+from training.recipe import Recipe
+from training.state import saved_states, step_of
+
+PIDS = len(COLOURS)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> list[AnnotatedScene]:
+    return tiny_world(tmp_path_factory.mktemp("world"))
+
+
+def weights(run: Path) -> dict[str, Tensor]:
+    return load(run / "final")[0].state_dict()
+
+
+def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+def log(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+class Recorder:
+    """A tracker of one's own."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.closed = False
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        assert {"loss", "lr", "step_s", "data_s", "oim_search"} <= values.keys()
+        self.steps.append(step)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_run_folder_explains_itself(world: list[AnnotatedScene], tmp_path: Path) -> None:
+    recipe, recorder = tiny_recipe(steps=3), Recorder()
+    network = train(recipe, world, PIDS, tmp_path / "run", trackers=[recorder])
+    run = tmp_path / "run"
+    assert Recipe.model_validate_json((run / "recipe.json").read_text()) == recipe
+    assert json.loads((run / "environment.json").read_text())["torch"] == torch.__version__
+    assert [line["step"] for line in log(run)] == recorder.steps == [1, 2, 3]
+    assert recorder.closed
+    loaded, _ = load(run / "final")
+    assert loaded.provenance["recipe"] == recipe.model_dump(mode="json")
+    assert loaded.provenance["step"] == 3
+    assert_equal(loaded.state_dict(), network.state_dict())
+    assert [step_of(state) for state in saved_states(run / "states")] == [3]
+
+
+VARIED: dict[str, dict[str, object]] = {
+    "plain": {},
+    "adamw": {"optimiser": "adamw", "lr": 1e-4, "cosine": True, "warmup_steps": 2},
+    "average": {"ema": 0.9, "accumulation": 2, "group_by_shape": True},
+    "bfloat16": {"precision": "bfloat16"},
+}
+
+
+class KilledError(Exception):
+    """Stands for a kill: raised from a tracker."""
+
+
+class Killer(Recorder):
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at = at
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        super().scalars(step, values)
+        if step == self.at:
+            raise KilledError
+
+
+@pytest.mark.parametrize("kind", VARIED)
+def test_resume_is_bit_equal(world: list[AnnotatedScene], tmp_path: Path, kind: str) -> None:
+    recipe = tiny_recipe(**VARIED[kind])
+    train(recipe, world, PIDS, tmp_path / "whole")
+    with pytest.raises(KilledError):
+        train(recipe, world, PIDS, tmp_path / "cut", trackers=[Killer(at=5)])
+    assert [step_of(state) for state in saved_states(tmp_path / "cut/states")] == [4]
+    train(recipe, world, PIDS, tmp_path / "cut", resume=True)
+    assert_equal(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+    without_times = [
+        [{k: v for k, v in line.items() if not k.endswith("_s")} for line in log(tmp_path / run)]
+        for run in ("whole", "cut")
+    ]
+    assert without_times[0] == without_times[1]
+
+
+RUNNER = """
+import sys
+from pathlib import Path
+from tests.model.test_inference import overlaps
+from tests.training.scenes import COLOURS, tiny_recipe, tiny_world
+from training.loop import train
+
+class Printer:
+    def scalars(self, step, values):
+        print(step, flush=True)
+    def close(self):
+        pass
+
+folder, resume = Path(sys.argv[1]), sys.argv[2] == "resume"
+recipe = tiny_recipe(checkpoint_every=1)
+train(recipe, tiny_world(folder), len(COLOURS), folder / "run", resume=resume, trackers=[Printer()])
+"""
+
+
+def test_killed_again_and_again(world: list[AnnotatedScene], tmp_path: Path) -> None:
+    """`kill -9` right after a step, while its state is being written, until the run is through."""
+    train(tiny_recipe(checkpoint_every=1), world, PIDS, tmp_path / "whole")
+    mode, kills = "start", 0
+    while True:
+        runner = subprocess.Popen(
+            [sys.executable, "-c", RUNNER, str(tmp_path), mode], stdout=subprocess.PIPE, text=True
+        )
+        assert runner.stdout is not None
+        with runner.stdout:
+            steps = [runner.stdout.readline() for _ in range(2)]
+            if steps[1]:
+                os.kill(runner.pid, signal.SIGKILL)
+                kills += 1
+            status = runner.wait()
+        mode = "resume"
+        if status == 0:
+            break
+    assert kills >= 3
+    assert_equal(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_saves_the_batch(
+    world: list[AnnotatedScene], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward: Callable[..., dict[str, Tensor]] = BINet.forward
+
+    def broken(self: BINet, *args: object) -> dict[str, Tensor]:
+        losses = forward(self, *args)
+        return {**losses, "roi_box": losses["roi_box"] * torch.inf}
+
+    monkeypatch.setattr(BINet, "forward", broken)
+    with pytest.raises(RunError, match=r"step 1: not finite: roi_box; the batch is in .*bad-batch"):
+        train(tiny_recipe(), world, PIDS, tmp_path / "run")
+    batch = torch.load(tmp_path / "run" / "bad-batch.pt", weights_only=True)
+    assert len(batch) == 2
+    assert batch[0]["boxes_xyxy"].shape[1] == 4
+
+
+def test_what_cannot_be_started_or_resumed_is_said(
+    world: list[AnnotatedScene], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(RunError, match="no run to resume"):
+        train(tiny_recipe(), world, PIDS, run, resume=True)
+    with pytest.raises(RunError, match="no scenes"):
+        train(tiny_recipe(), [], PIDS, run)
+    train(tiny_recipe(steps=1), world, PIDS, run)
+    with pytest.raises(RunError, match="already: give --resume"):
+        train(tiny_recipe(steps=1), world, PIDS, run)
+    with pytest.raises(RunError, match="another recipe: lr, steps differ"):
+        train(tiny_recipe(steps=2, lr=0.5), world, PIDS, run, resume=True)
+
+
+def on_rank(rank: int, folder: str, world: list[AnnotatedScene]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
+    )
+    out = Path(folder) / "run"
+    network = train(tiny_recipe(accumulation=2), world, PIDS, out, process=Process(rank, 2))
+    torch.save(network.state_dict(), f"{folder}/rank-{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_stay_equal(world: list[AnnotatedScene], tmp_path: Path) -> None:
+    spawn(on_rank, (str(tmp_path), world), nprocs=2)
+    first, second = (torch.load(tmp_path / f"rank-{r}.pt", weights_only=True) for r in (0, 1))
+    assert_equal(first, second)
+    assert_equal(first, weights(tmp_path / "run"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["baseline", "binet"])
+def test_it_learns(world: list[AnnotatedScene], tmp_path: Path, shared: Path, variant: str) -> None:
+    """From ImageNet weights, a short lesson: people are found and told apart."""
+    recipe = tiny_recipe(
+        variant=variant,
+        backbone_weights=str(
+            shared / "data/weights/mobilenet_v2_imagenet_features.torchvision.pth"
+        ),
+        steps=160,
+        lr=3e-3,
+        warmup_steps=20,
+        checkpoint_every=160,
+        network={**tiny_recipe().network, "rois_per_scene": 32},
+    )
+    network = train(recipe, world, PIDS, tmp_path / "run")
+    found = 0
+    embeddings, pids = [], []
+    for scene in world:
+        picture = read_picture(scene.path)
+        iou = overlaps(scene.boxes_xyxy, network.detect([picture])[0].boxes_xyxy)
+        found += int((iou.max(axis=1, initial=0) >= 0.5).sum())
+        labelled = scene.pids >= 0
+        embeddings.append(network.embed_boxes(picture, scene.boxes_xyxy[labelled]))
+        pids.append(scene.pids[labelled])
+    assert found >= 0.9 * sum(len(scene) for scene in world)
+    x, y = np.concatenate(embeddings), np.concatenate(pids)
+    others = x @ x.T - 2 * np.eye(len(x), dtype=np.float32)
+    assert (y[others.argmax(axis=1)] == y).mean() >= 0.95

@@ -1,0 +1,55 @@
+"""Commands of training."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    recipe: Annotated[str, typer.Option(help="A recipe, NAME/VARIANT, or a .toml file.")],
+    data: Annotated[Path, typer.Option(metavar="DIR", help="A dataset's folder.")],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="The run's folder.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a field.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on after the last saved state of RUN.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto takes a GPU.")] = "auto",
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also write TensorBoard's event files.")
+    ] = False,
+) -> None:
+    """Train a network; under torchrun on several processes."""
+    import os
+
+    import torch
+    import torch.distributed as dist
+
+    from training.datasets.opening import open_dataset
+    from training.loop import FINAL, Process, Tracker
+    from training.loop import train as run
+    from training.recipe import load_recipe
+    from training.trackers import ProgressBar, TensorBoard
+
+    resolved = load_recipe(recipe, settings or [])
+    dataset = open_dataset(data)
+    process = Process.from_environment()
+    if device == "auto":
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        device = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
+    if process.world_size > 1:
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    trackers: list[Tracker] = []
+    if process.writes:
+        trackers.append(ProgressBar(resolved.steps))
+        if tensorboard:
+            trackers.append(TensorBoard(out / "tensorboard"))
+    try:
+        run(resolved, dataset.train, dataset.num_pids, out, device, resume, trackers, process)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    if process.writes:
+        typer.echo(f"{out / FINAL}: {resolved.variant} after {resolved.steps} steps")

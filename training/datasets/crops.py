@@ -1,0 +1,193 @@
+"""Datasets of single crops: Market-1501 style names, or CUHK03 style `index.csv`."""
+
+import csv
+import io
+import os
+import re
+import zipfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from PIL import Image
+
+from model.annotations import UNLABELLED
+from model.errors import PictureError
+from training.datasets.layout import listing, some
+from training.errors import DatasetError
+
+#: IIII_cCsS_FFFFFF_NN.jpg: identity, camera, sequence, frame, number.
+MARKET_NAME = re.compile(r"(-1|\d{4,})_c(\d+)s\d+_\d+_\d+\.jpe?g", re.IGNORECASE)
+#: Market-1501's number of its background boxes.
+MARKET_DISTRACTOR = 0
+COLUMNS = ("file", "id", "camera")
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A picture of one person.
+
+    Attributes
+    ----------
+    name
+        Path of the file, or of the member of the zip, below the source.
+    pid
+        The dataset's own number, or `UNLABELLED`.
+    camera
+        From 1, as the dataset numbers them.
+    """
+
+    name: str
+    pid: int
+    camera: int
+
+
+class CropSource:
+    """Opens the crops of a folder or a zip file.
+
+    A zip file is opened at the first picture, and again in each process: a forked worker of a data
+    loader must not share its position in the file.
+
+    Parameters
+    ----------
+    path
+        A folder, or a file whose name ends in .zip.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._zip: zipfile.ZipFile | None = None
+        self._pid = 0
+        self.is_zip = path.suffix.lower() == ".zip"
+        if not (path.is_file() if self.is_zip else path.is_dir()):
+            raise DatasetError(f"{path}: expected a folder or a .zip file of crops")
+
+    def names(self) -> list[str]:
+        """Return the paths of all files below the source, sorted."""
+        if self.is_zip:
+            return sorted(name for name in self._opened().namelist() if not name.endswith("/"))
+        files = (path for path in self.path.rglob("*") if path.is_file())
+        return sorted(path.relative_to(self.path).as_posix() for path in files)
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a file."""
+        try:
+            return self._opened().read(name) if self.is_zip else (self.path / name).read_bytes()
+        except (OSError, KeyError, zipfile.BadZipFile) as error:
+            raise DatasetError(f"{self.path}: {name} cannot be read: {error}") from error
+
+    def open(self, name: str) -> Image.Image:
+        """Return a decoded RGB picture."""
+        try:
+            return Image.open(io.BytesIO(self.read(name))).convert("RGB")
+        except OSError as error:
+            raise PictureError(f"{self.path}: {name} is not a picture: {error}") from error
+
+    def close(self) -> None:
+        """Close the zip file."""
+        if self._zip is not None:
+            self._zip.close()
+            self._zip = None
+
+    def __enter__(self) -> "CropSource":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_zip": None}
+
+    def _opened(self) -> zipfile.ZipFile:
+        if self._zip is None or self._pid != os.getpid():
+            try:
+                self._zip, self._pid = zipfile.ZipFile(self.path), os.getpid()
+            except (OSError, zipfile.BadZipFile) as error:
+                raise DatasetError(f"{self.path}: not a readable zip file: {error}") from error
+        return self._zip
+
+
+def read_crops(path: Path, *, distractors: bool = False) -> tuple[CropSource, list[Crop]]:
+    """Read a dataset of crops.
+
+    A folder that holds `images.zip` or `images/` and an `index.csv` (columns file, id, camera) is
+    read by its index; every other folder or zip file by Market-1501's names.
+
+    Parameters
+    ----------
+    distractors
+        Keep Market-1501's background boxes (0000) and junk (-1), as people without identity.
+
+    Raises
+    ------
+    DatasetError
+        There is no crop, or the index and the pictures do not agree.
+    """
+    if (path / "index.csv").is_file():
+        pictures = path / "images.zip"
+        source = CropSource(pictures if pictures.is_file() else path / "images")
+        crops = _indexed(path / "index.csv", source)
+    else:
+        zipped = path / "images.zip"
+        source = CropSource(zipped if zipped.is_file() else path)
+        crops = _named(source)
+    crops = [crop for crop in crops if distractors or crop.pid != UNLABELLED]
+    if not crops:
+        found = listing(path) if path.is_dir() else some(source.names())
+        raise DatasetError(
+            f"{path}: no crops with names like 0002_c1s1_000451_03.jpg and no index.csv; "
+            f"found {found or 'nothing'}"
+        )
+    return source, crops
+
+
+def _named(source: CropSource) -> list[Crop]:
+    crops = []
+    for name in source.names():
+        match = MARKET_NAME.fullmatch(name.rsplit("/", 1)[-1])
+        if match:
+            number = int(match[1])
+            pid = UNLABELLED if number <= MARKET_DISTRACTOR else number
+            crops.append(Crop(name, pid, int(match[2])))
+    return crops
+
+
+def _indexed(index: Path, source: CropSource) -> list[Crop]:
+    names = source.names()
+    # The index names files; a zip may hold them in a folder.
+    paths = {name.rsplit("/", 1)[-1]: name for name in names}
+    paths.update({name: name for name in names})
+    crops, missing = [], []
+    with index.open(newline="", encoding="utf-8") as file:
+        rows = csv.DictReader(file)
+        absent = [column for column in COLUMNS if column not in (rows.fieldnames or [])]
+        if absent:
+            raise DatasetError(
+                f"{index}: missing columns {some(absent)}; "
+                f"found {some(list(rows.fieldnames or []))}"
+            )
+        for row in rows:
+            try:
+                pid, camera = int(row["id"]), int(row["camera"])
+            except (TypeError, ValueError) as error:
+                raise DatasetError(
+                    f"{index}:{rows.line_num}: id and camera must be whole numbers"
+                ) from error
+            if row["file"] in paths:
+                crops.append(Crop(paths[row["file"]], max(pid, UNLABELLED), camera))
+            else:
+                missing.append(row["file"])
+    if missing:
+        raise DatasetError(
+            f"{index}: {len(missing)} files are not in {source.path}: {some(missing)}"
+        )
+    twice = [name for name, count in Counter(c.name for c in crops).items() if count > 1]
+    if twice:
+        raise DatasetError(f"{index}: listed twice: {some(twice)}")
+    return crops

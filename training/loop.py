@@ -1,0 +1,308 @@
+"""The training loop: scenes in, a run folder out.
+
+The step decides everything random (order, flips, RoI sampling), so that a resumed run is the run
+that was not interrupted, bit by bit.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from model import BINet, create, save, total_loss
+from model.annotations import AnnotatedScene
+from training.batches import BatchStream, TrainingScenes, loader, shape_groups
+from training.errors import RunError
+from training.recipe import Recipe, dump_recipe, parse_recipe
+from training.state import read_into, saved_states, step_of, write_state
+
+LOG = "log.jsonl"
+RECIPE = "recipe.json"
+ENVIRONMENT = "environment.json"
+STATES = "states"
+#: Where the finished network lies in a run's folder, as a checkpoint.
+FINAL = "final"
+BAD_BATCH = "bad-batch.pt"
+
+
+class Tracker(Protocol):
+    """What follows a run: a progress bar, TensorBoard, or the user's own."""
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Take the numbers of a step: losses by name, `lr`, `step_s`, `data_s`."""
+
+    def close(self) -> None:
+        """End of the run, also after an error."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process among those of a run (torchrun sets the variables)."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    @classmethod
+    def from_environment(cls) -> "Process":
+        """Read what torchrun says."""
+        return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes the run's files."""
+        return self.rank == 0
+
+
+def train(
+    recipe: Recipe,
+    scenes: Sequence[AnnotatedScene],
+    num_pids: int,
+    out: Path,
+    device: str | torch.device = "cpu",
+    resume: bool = False,
+    trackers: Sequence[Tracker] = (),
+    process: Process | None = None,
+) -> BINet:
+    """Train a network and leave it in `out/final`.
+
+    Parameters
+    ----------
+    recipe
+        What to do.
+    scenes
+        The training part; identities numbered 0..num_pids-1.
+    out
+        The run's folder: recipe, environment, log, states to resume from, the final checkpoint.
+    resume
+        Go on where the last saved state of `out` ends; the recipe must be the same.
+    process
+        This process of several, with torch.distributed already initialised.
+
+    Raises
+    ------
+    RunError
+        When there is a run in `out` already, or none to resume; when a loss is not finite (the
+        batch is saved).
+    """
+    process = process or Process()
+    if not scenes:
+        raise RunError("there are no scenes to train on")
+    _open_run(out, recipe, resume, process)
+    torch.manual_seed(recipe.seed)
+    network = create(recipe.network_config(num_pids), recipe.backbone_weights)[0]
+    network.to(device).train()
+    if recipe.precision == "bfloat16":
+        network.bfloat16_parts = frozenset({"trunk", "rpn", "head"})
+    optimiser = _optimiser(recipe, network)
+    average = {n: p.detach().clone() for n, p in network.named_parameters()} if recipe.ema else {}
+    first = 0
+    states = saved_states(out / STATES)
+    if resume and states:
+        first = step_of(states[-1])
+        read_into(states[-1], network, optimiser, average)
+    if process.writes:
+        _forget_after(out / LOG, first)
+    data = TrainingScenes(scenes, network.preprocessing, recipe.flip, recipe.seed)
+    stream = BatchStream(
+        len(data),
+        recipe.batch_size,
+        recipe.seed,
+        start=first * recipe.accumulation,
+        groups=shape_groups(scenes) if recipe.group_by_shape else None,
+        rank=process.rank,
+        world_size=process.world_size,
+    )
+    batches = iter(loader(data, stream, recipe.workers))
+    forward = _forward(network, recipe, process)
+
+    provenance: dict[str, Any] = {
+        "recipe": recipe.model_dump(mode="json"),
+        "training_scenes": len(scenes),
+        **_environment(),
+    }
+    try:
+        for step in range(first, recipe.steps):
+            started = time.perf_counter()
+            step_batches = list(islice(batches, recipe.accumulation))
+            data_s = time.perf_counter() - started
+            lr = recipe.lr_at(step)
+            for group in optimiser.param_groups:
+                group["lr"] = lr
+            losses = _step(network, forward, optimiser, recipe, step, step_batches, process, out)
+            for name, parameter in network.named_parameters() if recipe.ema else ():
+                average[name].lerp_(parameter.detach(), 1 - recipe.ema)
+            done = step + 1
+            if process.writes and (done % recipe.log_every == 0 or done == recipe.steps):
+                numbers = {
+                    **losses,
+                    "lr": lr,
+                    "data_s": data_s,
+                    "step_s": time.perf_counter() - started,
+                }
+                with (out / LOG).open("a", encoding="utf-8") as log:
+                    log.write(json.dumps({"step": done, **numbers}) + "\n")
+                for tracker in trackers:
+                    tracker.scalars(done, numbers)
+            if process.writes and (done % recipe.checkpoint_every == 0 or done == recipe.steps):
+                write_state(out / STATES, done, network, optimiser, average, provenance)
+    finally:
+        for tracker in trackers:
+            tracker.close()
+    if recipe.ema:
+        with torch.no_grad():
+            for name, parameter in network.named_parameters():
+                parameter.copy_(average[name])
+    network.eval()
+    if process.writes:
+        save(network, out / FINAL, {**provenance, "step": recipe.steps})
+    return network
+
+
+def _step(
+    network: BINet,
+    forward: Callable[..., dict[str, Tensor]],
+    optimiser: torch.optim.Optimizer,
+    recipe: Recipe,
+    step: int,
+    batches: list[list[Any]],
+    process: Process,
+    out: Path,
+) -> dict[str, float]:
+    """Change the weights once; return the losses by name, the mean over the batches."""
+    sums: dict[str, float] = {}
+    optimiser.zero_grad(set_to_none=True)
+    for number, batch in enumerate(batches):
+        # A number for each batch of the whole run and process: RoI sampling draws from it.
+        place = (step * recipe.accumulation + number) * process.world_size + process.rank
+        torch.manual_seed(recipe.seed * 1_000_003 + place)
+        scenes, targets = zip(*batch, strict=True)
+        last = number == len(batches) - 1
+        # Gradients are exchanged between processes once, with the last batch.
+        exchange = (
+            forward.no_sync()
+            if isinstance(forward, DistributedDataParallel) and not last
+            else nullcontext()
+        )
+        with exchange:
+            losses = forward(scenes, targets)
+            loss = total_loss(losses)
+            if not bool(loss.isfinite()):
+                _stop_on(losses, batch, step, out)
+            (loss / len(batches)).backward()  # type: ignore[no-untyped-call]
+        for name, value in {**losses, "loss": loss}.items():
+            sums[name] = sums.get(name, 0.0) + value.item() / len(batches)
+    if recipe.clip_norm:
+        nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
+    optimiser.step()
+    return sums
+
+
+def _stop_on(losses: dict[str, Tensor], batch: list[Any], step: int, out: Path) -> None:
+    bad = [name for name, value in losses.items() if not bool(value.isfinite())]
+    plain = [
+        {"pixels": scene.pixels, "width": scene.width, "height": scene.height, **target}
+        for scene, target in batch
+    ]
+    torch.save(plain, out / BAD_BATCH)
+    raise RunError(
+        f"step {step + 1}: not finite: {', '.join(bad) or 'their sum'}; the batch is in "
+        f"{out / BAD_BATCH}. A smaller lr, a warm-up or clip_norm help most often."
+    )
+
+
+def _forward(network: BINet, recipe: Recipe, process: Process) -> Callable[..., dict[str, Tensor]]:
+    if recipe.compile:
+        network.trunk.compile()
+    if process.world_size == 1:
+        return network
+    devices = [network.device.index] if network.device.type == "cuda" else None
+    # The memory is equal on all ranks by itself: nothing has to be sent around.
+    return DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
+
+
+def _optimiser(recipe: Recipe, network: BINet) -> torch.optim.Optimizer:
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    if recipe.optimiser == "adamw":
+        return torch.optim.AdamW(parameters, recipe.lr, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(
+        parameters, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+    )
+
+
+def _open_run(out: Path, recipe: Recipe, resume: bool, process: Process) -> None:
+    """Make the run's folder, or check that the one to resume is of the same recipe."""
+    if resume:
+        if not (out / RECIPE).is_file():
+            raise RunError(f"{out} holds no run to resume")
+        before = parse_recipe(json.loads((out / RECIPE).read_text()), str(out / RECIPE))
+        if before != recipe:
+            changed = [
+                name
+                for name in Recipe.model_fields
+                if getattr(before, name) != getattr(recipe, name)
+            ]
+            raise RunError(
+                f"{out} is a run of another recipe: {', '.join(changed)} differ; resume it with "
+                "the settings it began with, or start another run"
+            )
+        return
+    if (out / RECIPE).exists() and process.writes:
+        raise RunError(f"there is a run in {out} already: give --resume or another folder")
+    if process.writes:
+        (out / STATES).mkdir(parents=True, exist_ok=True)
+        # The command names the user's folders: it stays with the run, outside the checkpoints.
+        environment = {**_environment(), "command": sys.argv}
+        (out / ENVIRONMENT).write_text(json.dumps(environment, indent=2) + "\n")
+        (out / RECIPE).write_text(dump_recipe(recipe))
+    if process.world_size > 1:
+        dist.barrier()
+
+
+def _forget_after(log: Path, step: int) -> None:
+    """Remove lines of steps that a resumed run does again."""
+    if not log.exists():
+        return
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")]
+    kept = [json.dumps(line) + "\n" for line in lines if line["step"] <= step]
+    temporary = log.with_suffix(".tmp")
+    temporary.write_text("".join(kept))
+    temporary.replace(log)
+
+
+def _environment() -> dict[str, Any]:
+    """Say what a run was computed with."""
+    root = Path(__file__).resolve().parents[1]
+    try:
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"],  # noqa: S607
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = "unknown"
+    return {
+        "commit": commit,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "threads": torch.get_num_threads(),
+        "command": " ".join(Path(part).name for part in sys.argv[:1])
+        + " "
+        + " ".join(sys.argv[1:]),
+    }
