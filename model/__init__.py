@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from model.factory import create, load, save
     from model.losses import total_loss
     from model.preprocessing import Picture, Preprocessing, Scene, read_picture
-    from model.roi import Target
+    from model.roi import Crops, Target
 
 _HOME = {
     "BINet": "binet",
     "BINetConfig": "config",
     "BINetError": "errors",
     "CheckpointError": "errors",
+    "Crops": "roi",
     "Detections": "detections",
     "InferenceOptions": "acceleration",
     "Picture": "preprocessing",
@@ -52,6 +53,7 @@ __all__ = [
     "BINetConfig",
     "BINetError",
     "CheckpointError",
+    "Crops",
     "Detections",
     "InferenceOptions",
     "Picture",

@@ -11,6 +11,7 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
 from torch import Tensor
 
+from model.annotations import UNLABELLED
 from model.backbones import DOWNLOAD, RANDOM
 from model.branches import Branches, cut_patches
 from model.checkpoint import (
@@ -25,7 +26,7 @@ from model.detections import Detections, FloatArray
 from model.losses import feature_interaction_loss, one_way, prediction_interaction_loss
 from model.oim import EMPTY_LOGIT, OIMMemory
 from model.preprocessing import Picture, Preprocessing, Scene, to_rgb
-from model.roi import PERSON, Target
+from model.roi import PERSON, Crops, Target
 
 #: Scenes or patches that go through the network at once, unless the caller says otherwise.
 BATCH_SIZE = 8
@@ -67,7 +68,9 @@ class BINet(Branches, PyTorchModelHubMixin, library_name="binet"):
 
     # --- training -----------------------------------------------------------------------------
 
-    def forward(self, scenes: Sequence[Scene], targets: Sequence[Target]) -> dict[str, Tensor]:
+    def forward(
+        self, scenes: Sequence[Scene], targets: Sequence[Target], crops: Crops | None = None
+    ) -> dict[str, Tensor]:
         """Losses of a step by name, unweighted (`model.losses.total_loss` adds them up, Eq. 5).
 
         The look-up tables and queues are updated at the end.
@@ -78,17 +81,23 @@ class BINet(Branches, PyTorchModelHubMixin, library_name="binet"):
             Prepared scenes, any sizes.
         targets
             Their people; boxes in pixels of the scene itself.
+        crops
+            More people for the instance-aware branch: each counts as a positive RoI does in
+            L_oim^r and in the memory. They have no scene, so no interaction loss.
 
         Raises
         ------
         RuntimeError
             In evaluation mode.
         ValueError
-            When the targets are not of the form of `Target`.
+            When the targets are not of the form of `Target`, or there are crops and no
+            instance-aware branch.
         """
         if not self.training:
             raise RuntimeError("forward gives losses: call train() first, or use detect()")
         self._require_whole("trained")
+        if crops is not None and not self.config.instance_branch:
+            raise ValueError("crops need an instance-aware branch: this variant has none")
         images, sizes = self.normalise([scene.pixels for scene in scenes])
         scaled = self._on_input(scenes, targets)
         maps = self.trunk_maps(images)
@@ -112,19 +121,21 @@ class BINet(Branches, PyTorchModelHubMixin, library_name="binet"):
 
         per_scene = torch.split(positive, [len(boxes) for boxes in sampled.boxes_xyxy])
         positive_boxes = [b[p] for b, p in zip(sampled.boxes_xyxy, per_scene, strict=True)]
-        instance = self.instance_features(cut_patches(images, positive_boxes))  # f_r [N, F]
+        patches = cut_patches(images, positive_boxes)
+        instance_pids = pids
+        if crops is not None:
+            patches += [self._normalised(pixels) for pixels in crops["pixels"]]
+            instance_pids = torch.cat([pids, self._checked_pids(crops["pids"]).to(pids.device)])
+        instance = self.instance_features(patches)  # f_r [N + crops, F]
         instance_memory = self.instance_memory or memory
         instance_embeddings = self.predictor.embed(instance)
         instance_logits = instance_memory.logits(instance_embeddings)
-        losses["oim_instance"] = instance_memory.loss(instance_logits, pids)
-        losses |= self._interaction(search, instance, search_logits, instance_logits)
-        if self.instance_memory is None:
-            memory.update(
-                torch.cat([search_embeddings, instance_embeddings]), torch.cat([pids, pids])
-            )
-        else:
-            memory.update(search_embeddings, pids)
-            instance_memory.update(instance_embeddings, pids)
+        losses["oim_instance"] = instance_memory.loss(instance_logits, instance_pids)
+        rois = len(search)
+        losses |= self._interaction(search, instance[:rois], search_logits, instance_logits[:rois])
+        # One after the other also over all ranks: the order that one process would have.
+        memory.update(search_embeddings, pids)
+        instance_memory.update(instance_embeddings, instance_pids)
         return losses
 
     def _on_input(self, scenes: Sequence[Scene], targets: Sequence[Target]) -> list[Target]:
@@ -139,11 +150,7 @@ class BINet(Branches, PyTorchModelHubMixin, library_name="binet"):
                     f"expected boxes [n, 4] and int64 pids [n], got {list(boxes.shape)} and "
                     f"{pids.dtype} {list(pids.shape)}"
                 )
-            if len(pids) and not -1 <= int(pids.min()) <= int(pids.max()) < self.config.num_pids:
-                raise ValueError(
-                    f"identities must be -1 (unlabelled) or 0..{self.config.num_pids - 1} "
-                    f"(num_pids = {self.config.num_pids}), got {int(pids.min())}..{int(pids.max())}"
-                )
+            self._checked_pids(pids)
             if not bool((boxes[:, 2:] > boxes[:, :2]).all()):
                 raise ValueError("boxes_xyxy: a box is empty or not finite")
             scaled.append(
@@ -153,6 +160,19 @@ class BINet(Branches, PyTorchModelHubMixin, library_name="binet"):
                 }
             )
         return scaled
+
+    def _checked_pids(self, pids: Tensor) -> Tensor:
+        last = self.config.num_pids - 1
+        if len(pids) and not UNLABELLED <= int(pids.min()) <= int(pids.max()) <= last:
+            raise ValueError(
+                f"identities must be {UNLABELLED} (unlabelled) or 0..{last} "
+                f"(num_pids = {last + 1}), got {int(pids.min())}..{int(pids.max())}"
+            )
+        return pids
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        """Crop uint8 [3, h, w] -> float32, with the ImageNet statistics."""
+        return (pixels.to(self.device) / 255 - self.mean) / self.std
 
     def _interaction(
         self, search: Tensor, instance: Tensor, search_logits: Tensor, instance_logits: Tensor
@@ -311,8 +331,7 @@ class BINet(Branches, PyTorchModelHubMixin, library_name="binet"):
         embeddings = [np.zeros((0, self.config.embedding_dim), np.float32)]
         for start in range(0, len(crops), batch_size):
             patches = [prepare(crop) for crop in crops[start : start + batch_size]]
-            normalised = [(p.to(self.device) / 255 - self.mean) / self.std for p in patches]
-            features = self.instance_features(normalised)
+            features = self.instance_features([self._normalised(patch) for patch in patches])
             embeddings.append(self.predictor.embed(features).cpu().numpy())
         return np.concatenate(embeddings)
 

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.distributed import global_mean, global_sum
+
 Direction = Literal["both", "instance_to_search", "search_to_instance"]
 
 #: Weights of Eq. 5. L_det is Faster R-CNN's: RPN and RoI stage, classification and box, each 1.
@@ -55,7 +57,7 @@ def feature_interaction_loss(search: Tensor, instance: Tensor) -> Tensor:
         Features f_s and f_r before the embedding layer, [N, F].
     """
     distance = 1 - F.cosine_similarity(instance, search, dim=1)
-    return distance.sum() / max(len(distance), 1)
+    return global_mean(distance.sum(), len(distance))
 
 
 def prediction_interaction_loss(
@@ -79,4 +81,4 @@ def prediction_interaction_loss(
     log_r = F.log_softmax(instance / temperature, dim=1)
     # The two terms share their logarithms: sum (p_r - p_s)(log p_r - log p_s) is both at once.
     total = ((log_r.exp() - log_s.exp()) * (log_r - log_s)).sum()
-    return total if reduction == "sum" else total / max(len(search), 1)
+    return global_sum(total) if reduction == "sum" else global_mean(total, len(search))

@@ -6,11 +6,11 @@ unlabelled persons, who serve as negatives only.
 """
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.annotations import UNLABELLED
+from model.distributed import gather_rows, global_mean
 
 #: Logit of an empty row: its probability is exactly 0 in float32, yet sums and KL stay finite.
 EMPTY_LOGIT = -1e4
@@ -20,7 +20,7 @@ class OIMMemory(nn.Module):
     """Look-up table, circular queue and the queue's position; buffers, all in the state dict.
 
     `logits` reads a copy of the tables, so several calls in a step and a later `update` are safe
-    for the backward pass. Call `update` once per step.
+    for the backward pass. Call `update` after the losses of a step.
     """
 
     lut: Tensor
@@ -80,7 +80,7 @@ class OIMMemory(nn.Module):
         known = (pids >= 0) & self.filled[pids.clamp(min=0)]
         targets = torch.where(known, pids, UNLABELLED)
         total = F.cross_entropy(logits, targets, ignore_index=UNLABELLED, reduction="sum")
-        return total / known.sum().clamp(min=1)
+        return global_mean(total, known.sum())
 
     @torch.no_grad()
     def update(self, embeddings: Tensor, pids: Tensor) -> None:
@@ -102,7 +102,7 @@ class OIMMemory(nn.Module):
         ValueError
             When an identity number is not below `num_pids`.
         """
-        embeddings, pids = _gather(embeddings.detach().to(self.lut.dtype), pids)
+        embeddings, pids = gather_rows(embeddings.detach().to(self.lut.dtype), pids)
         if len(pids) and int(pids.max()) >= self.num_pids:
             raise ValueError(
                 f"identity {int(pids.max())} does not fit a look-up table of {self.num_pids} rows: "
@@ -136,23 +136,3 @@ class OIMMemory(nn.Module):
 def _occurrence(pids: Tensor) -> Tensor:
     """How many equal identities stand before each: [5, 7, 5] -> [0, 0, 1]."""
     return (pids[:, None] == pids[None, :]).tril(diagonal=-1).sum(dim=1)
-
-
-def _gather(embeddings: Tensor, pids: Tensor) -> tuple[Tensor, Tensor]:
-    """Join the persons of all ranks in rank order; ranks may bring different numbers."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return embeddings, pids
-    count = torch.tensor([len(pids)], device=pids.device)
-    counts = [torch.zeros_like(count) for _ in range(dist.get_world_size())]
-    dist.all_gather(counts, count)
-    longest = int(max(counts))
-    padded = F.pad(embeddings, (0, 0, 0, longest - len(embeddings)))
-    padded_pids = F.pad(pids, (0, longest - len(pids)))
-    all_embeddings = [torch.zeros_like(padded) for _ in counts]
-    all_pids = [torch.zeros_like(padded_pids) for _ in counts]
-    dist.all_gather(all_embeddings, padded)
-    dist.all_gather(all_pids, padded_pids)
-    return (
-        torch.cat([part[:n] for part, n in zip(all_embeddings, counts, strict=True)]),
-        torch.cat([part[:n] for part, n in zip(all_pids, counts, strict=True)]),
-    )

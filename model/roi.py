@@ -33,6 +33,17 @@ class Target(TypedDict):
     pids: Tensor
 
 
+class Crops(TypedDict):
+    """Pictures of one person each, without a scene: more positives of the instance-aware branch.
+
+    pixels: uint8 [3, h, w] each, as `Preprocessing.patch` gives them. pids: int64 [n], as in
+    `Target`.
+    """
+
+    pixels: list[Tensor]
+    pids: Tensor
+
+
 class Float32RPNHead(RPNHead):  # type: ignore[misc]  # torchvision has no types
     """torchvision's RPN head, whose outputs are float32 also when it computes in bfloat16.
 

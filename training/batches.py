@@ -1,58 +1,88 @@
-"""Which scenes a step sees, and how they are read: pure functions of the seed and the step.
+"""Which scenes and crops a step sees, and how they are read: pure functions of seed and step.
 
 Nothing about the position in the data has to be saved: a run that is resumed at step N computes the
 batches of step N again.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
-import torchvision.transforms.v2 as transforms
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
-from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Image
 
-from model import Preprocessing, Scene, Target, read_picture
+from model import Crops, Preprocessing, Scene, Target, read_picture
 from model.annotations import AnnotatedScene
 from model.preprocessing import to_rgb
-
-#: A scene's place in the data, and which time it is seen (the epoch): decides its augmentation.
-Key = tuple[int, int]
-Example = tuple[Scene, Target]
+from training.augment import Augment
+from training.datasets.crops import LabelledCrop
 
 
-class TrainingScenes(Dataset[Example]):
-    """Annotated scenes, read, augmented and resized on demand.
+class Key(NamedTuple):
+    """A scene or crop, and which time it is seen: decides how it is augmented."""
+
+    is_crop: bool
+    place: int
+    epoch: int
+
+
+class SceneExample(NamedTuple):
+    """A scene as the network takes it."""
+
+    scene: Scene
+    target: Target
+
+
+class CropExample(NamedTuple):
+    """A person crop as the network takes it: uint8 [3, h, w]."""
+
+    pixels: Tensor
+    pid: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What goes through the network at once."""
+
+    scenes: list[Scene]
+    targets: list[Target]
+    crops: Crops | None
+
+
+class TrainingData(Dataset[SceneExample | CropExample]):
+    """Annotated scenes and person crops, read, augmented and resized on demand.
 
     Parameters
     ----------
     scenes
         Identities numbered 0..num_pids-1.
+    crops
+        More people, numbered likewise.
     preprocessing
         Of the network that is trained.
-    flip
-        Probability of a horizontal flip.
-    seed
-        Of the run.
+    augment
+        What is changed at random.
     """
 
     def __init__(
         self,
         scenes: Sequence[AnnotatedScene],
+        crops: Sequence[LabelledCrop],
         preprocessing: Preprocessing,
-        flip: float,
-        seed: int,
+        augment: Augment,
     ) -> None:
         self.scenes = scenes
+        self.crops = crops
         self.preprocessing = preprocessing
-        self.flip = flip
-        self.seed = seed
+        self.augment = augment
 
-    def __len__(self) -> int:
-        return len(self.scenes)
+    def __getitem__(self, key: Key) -> SceneExample | CropExample:
+        return self._crop(*key) if key.is_crop else self._scene(*key)
 
-    def __getitem__(self, key: Key) -> Example:
-        place, epoch = key
+    def _scene(self, is_crop: bool, place: int, epoch: int) -> SceneExample:
         annotated = self.scenes[place]
         pixels = to_rgb(read_picture(annotated.path))
         height, width = pixels.shape[-2:]
@@ -61,40 +91,39 @@ class TrainingScenes(Dataset[Example]):
         boxes[:, 0::2] = boxes[:, 0::2].clamp(0, width)
         boxes[:, 1::2] = boxes[:, 1::2].clamp(0, height)
         inside = (boxes[:, 2:] - boxes[:, :2] >= 1).all(dim=1)
-        sample = {
-            "pixels": Image(pixels),
-            "boxes": BoundingBoxes(
-                boxes[inside],
-                format=BoundingBoxFormat.XYXY,
-                canvas_size=(height, width),
-            ),
-        }
-        if np.random.default_rng((self.seed, epoch, place)).random() < self.flip:
-            sample = transforms.RandomHorizontalFlip(p=1.0)(sample)
-        target: Target = {
-            "boxes_xyxy": sample["boxes"].as_subclass(torch.Tensor),
-            "pids": torch.from_numpy(annotated.pids)[inside],
-        }
-        return self.preprocessing.scene(sample["pixels"].as_subclass(torch.Tensor)), target
+        pixels, boxes, pids = self.augment.scene(
+            pixels, boxes[inside], torch.from_numpy(annotated.pids)[inside], is_crop, place, epoch
+        )
+        return SceneExample(self.preprocessing.scene(pixels), {"boxes_xyxy": boxes, "pids": pids})
+
+    def _crop(self, is_crop: bool, place: int, epoch: int) -> CropExample:
+        crop = self.crops[place]
+        pixels = self.augment.crop(to_rgb(crop.open()), is_crop, place, epoch)
+        return CropExample(self.preprocessing.patch(pixels), crop.pid)
 
 
 class BatchStream(Sampler[list[Key]]):
     """The batches of one process, from any step on, without end.
+
+    Every epoch is cut into batches for all processes together, of which each takes its part: two
+    processes see the scenes that one with twice the batch would see.
 
     Parameters
     ----------
     scenes
         How many there are.
     batch_size
-        Scenes of a batch.
+        Scenes of a batch of one process.
     seed
         Of the run.
     start
         Batches of this process that a resumed run has behind it.
     groups
         Group of each scene; a batch holds one group only. None is one group for all.
+    crops, crops_per_batch
+        How many crops there are, and how many join each batch of one process.
     rank, world_size
-        Processes take the batches in turn.
+        This process, and how many there are.
     """
 
     def __init__(
@@ -104,6 +133,8 @@ class BatchStream(Sampler[list[Key]]):
         seed: int,
         start: int = 0,
         groups: Sequence[int] | None = None,
+        crops: int = 0,
+        crops_per_batch: int = 0,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -111,30 +142,56 @@ class BatchStream(Sampler[list[Key]]):
         self.batch_size = batch_size
         self.seed = seed
         self.start = start
+        self.crops, self.crops_per_batch = crops, crops_per_batch if crops else 0
         self.rank, self.world_size = rank, world_size
+        self._order: tuple[int, npt.NDArray[np.int64]] | None = None
 
     def epoch(self, number: int) -> list[list[int]]:
-        """All batches of one pass over the data; a group's last batch may be smaller."""
+        """All batches, for all processes, of one pass over the data.
+
+        A group's last batch is filled up with scenes from the beginning of its order.
+        """
         rng = np.random.default_rng((self.seed, number))
         order = rng.permutation(len(self.groups))
+        size = self.batch_size * self.world_size
         batches = []
         for group in np.unique(self.groups):
             members = order[self.groups[order] == group]
-            batches += [
-                members[start : start + self.batch_size].tolist()
-                for start in range(0, len(members), self.batch_size)
-            ]
+            full = np.resize(members, -(-len(members) // size) * size)
+            batches += full.reshape(-1, size).tolist()
         return [batches[i] for i in rng.permutation(len(batches))]
 
     def __iter__(self) -> Iterator[list[Key]]:
         per_epoch = len(self.epoch(0))
-        place = self.start * self.world_size + self.rank
+        number = self.start
         while True:
-            epoch = place // per_epoch
+            epoch = number // per_epoch
             batches = self.epoch(epoch)
-            while place // per_epoch == epoch:
-                yield [(scene, epoch) for scene in batches[place % per_epoch]]
-                place += self.world_size
+            while number // per_epoch == epoch:
+                own = self._own(batches[number % per_epoch], self.batch_size)
+                yield [Key(False, scene, epoch) for scene in own] + self._crops(number)
+                number += 1
+
+    def _own(self, batch: list[int], size: int) -> list[int]:
+        return batch[self.rank * size : (self.rank + 1) * size]
+
+    def _crops(self, number: int) -> list[Key]:
+        """Crops of a batch: they go round in an order of their own."""
+        size = self.crops_per_batch * self.world_size
+        keys = []
+        for place in self._own(
+            list(range(number * size, (number + 1) * size)), self.crops_per_batch
+        ):
+            epoch, index = divmod(place, self.crops)
+            keys.append(Key(True, int(self._crop_order(epoch)[index]), epoch))
+        return keys
+
+    def _crop_order(self, epoch: int) -> npt.NDArray[np.int64]:
+        if self._order is None or self._order[0] != epoch:
+            # The third number keeps the order apart from that of the scenes.
+            rng = np.random.default_rng((self.seed, epoch, 1))
+            self._order = (epoch, rng.permutation(self.crops))
+        return self._order[1]
 
 
 def shape_groups(scenes: Sequence[AnnotatedScene]) -> list[int]:
@@ -146,13 +203,29 @@ def shape_groups(scenes: Sequence[AnnotatedScene]) -> list[int]:
     return groups
 
 
-def loader(scenes: TrainingScenes, stream: BatchStream, workers: int) -> DataLoader[list[Example]]:
+def join(examples: list[SceneExample | CropExample]) -> Batch:
+    """Put what was read for a batch together."""
+    scenes = [example for example in examples if isinstance(example, SceneExample)]
+    crops = [example for example in examples if isinstance(example, CropExample)]
+    return Batch(
+        [example.scene for example in scenes],
+        [example.target for example in scenes],
+        {
+            "pixels": [crop.pixels for crop in crops],
+            "pids": torch.tensor([crop.pid for crop in crops], dtype=torch.int64),
+        }
+        if crops
+        else None,
+    )
+
+
+def loader(data: TrainingData, stream: BatchStream, workers: int) -> DataLoader[Batch]:
     """Read the batches of a stream ahead, in processes of its own."""
     return DataLoader(
-        scenes,  # type: ignore[arg-type]
+        data,  # type: ignore[arg-type]
         batch_sampler=stream,
         num_workers=workers,
-        collate_fn=list,
+        collate_fn=join,
         persistent_workers=workers > 0,
         # Forked children of a process with threads can hang.
         multiprocessing_context="spawn" if workers else None,

@@ -10,6 +10,10 @@ def train(
     recipe: Annotated[str, typer.Option(help="A recipe, NAME/VARIANT, or a .toml file.")],
     data: Annotated[Path, typer.Option(metavar="DIR", help="A dataset's folder.")],
     out: Annotated[Path, typer.Option(metavar="RUN", help="The run's folder.")],
+    crops: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="Person crops that join the batches; may be repeated."),
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a field.")
     ] = None,
@@ -27,14 +31,18 @@ def train(
     import torch
     import torch.distributed as dist
 
+    from training.datasets.crops import number_crops
     from training.datasets.opening import open_dataset
-    from training.loop import FINAL, Process, Tracker
+    from training.loop import FINAL, Process
     from training.loop import train as run
     from training.recipe import load_recipe
+    from training.record import Tracker
     from training.trackers import ProgressBar, TensorBoard
+    from training.validation import hold_out
 
     resolved = load_recipe(recipe, settings or [])
-    dataset = open_dataset(data)
+    scenes, held_out, pids = hold_out(open_dataset(data).train, resolved.hold_out, resolved.seed)
+    labelled_crops, pids = number_crops(crops or [], pids)
     process = Process.from_environment()
     if device == "auto":
         local = int(os.environ.get("LOCAL_RANK", "0"))
@@ -47,7 +55,18 @@ def train(
         if tensorboard:
             trackers.append(TensorBoard(out / "tensorboard"))
     try:
-        run(resolved, dataset.train, dataset.num_pids, out, device, resume, trackers, process)
+        run(
+            resolved,
+            scenes,
+            pids,
+            out,
+            device,
+            resume,
+            trackers,
+            process,
+            labelled_crops,
+            held_out,
+        )
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

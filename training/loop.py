@@ -15,7 +15,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -24,28 +24,20 @@ from torch.nn.parallel import DistributedDataParallel
 
 from model import BINet, create, save, total_loss
 from model.annotations import AnnotatedScene
-from training.batches import BatchStream, TrainingScenes, loader, shape_groups
+from training.augment import Augment
+from training.batches import Batch, BatchStream, TrainingData, loader, shape_groups
+from training.datasets.crops import LabelledCrop
 from training.errors import RunError
 from training.recipe import Recipe, dump_recipe, parse_recipe
+from training.record import Record, Tracker, use_average
 from training.state import read_into, saved_states, step_of, write_state
 
-LOG = "log.jsonl"
 RECIPE = "recipe.json"
 ENVIRONMENT = "environment.json"
 STATES = "states"
 #: Where the finished network lies in a run's folder, as a checkpoint.
 FINAL = "final"
 BAD_BATCH = "bad-batch.pt"
-
-
-class Tracker(Protocol):
-    """What follows a run: a progress bar, TensorBoard, or the user's own."""
-
-    def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Take the numbers of a step: losses by name, `lr`, `step_s`, `data_s`."""
-
-    def close(self) -> None:
-        """End of the run, also after an error."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +67,8 @@ def train(
     resume: bool = False,
     trackers: Sequence[Tracker] = (),
     process: Process | None = None,
+    crops: Sequence[LabelledCrop] = (),
+    held_out: Sequence[AnnotatedScene] = (),
 ) -> BINet:
     """Train a network and leave it in `out/final`.
 
@@ -85,21 +79,25 @@ def train(
     scenes
         The training part; identities numbered 0..num_pids-1.
     out
-        The run's folder: recipe, environment, log, states to resume from, the final checkpoint.
+        The run's folder: recipe, environment, log, states to resume from, checkpoints.
     resume
         Go on where the last saved state of `out` ends; the recipe must be the same.
     process
         This process of several, with torch.distributed already initialised.
+    crops
+        Person crops that join the batches, as many as the recipe says; numbered likewise.
+    held_out
+        Scenes to validate on, with people who are in none of the others. The best network by the
+        mAP of scene queries is kept in `out/best`.
 
     Raises
     ------
     RunError
         When there is a run in `out` already, or none to resume; when a loss is not finite (the
-        batch is saved).
+        batch is saved); when the recipe asks for crops or held-out scenes and there are none.
     """
     process = process or Process()
-    if not scenes:
-        raise RunError("there are no scenes to train on")
+    _require_data(recipe, scenes, crops, held_out)
     _open_run(out, recipe, resume, process)
     torch.manual_seed(recipe.seed)
     network = create(recipe.network_config(num_pids), recipe.backbone_weights)[0]
@@ -113,27 +111,37 @@ def train(
     if resume and states:
         first = step_of(states[-1])
         read_into(states[-1], network, optimiser, average)
-    if process.writes:
-        _forget_after(out / LOG, first)
-    data = TrainingScenes(scenes, network.preprocessing, recipe.flip, recipe.seed)
+    data = TrainingData(
+        scenes, crops, network.preprocessing, Augment(recipe.augmentation, recipe.seed)
+    )
     stream = BatchStream(
-        len(data),
+        len(scenes),
         recipe.batch_size,
         recipe.seed,
         start=first * recipe.accumulation,
         groups=shape_groups(scenes) if recipe.group_by_shape else None,
+        crops=len(crops),
+        crops_per_batch=recipe.crops_per_batch,
         rank=process.rank,
         world_size=process.world_size,
     )
     batches = iter(loader(data, stream, recipe.workers))
     forward = _forward(network, recipe, process)
-
     provenance: dict[str, Any] = {
         "recipe": recipe.model_dump(mode="json"),
         "training_scenes": len(scenes),
+        "training_crops": len(crops),
         **_environment(),
     }
+    # Only one process writes; the others wait for it at their next exchange of gradients.
+    record = (
+        Record(recipe, out, network, average, trackers, held_out, scenes, provenance)
+        if process.writes
+        else None
+    )
     try:
+        if record:
+            record.forget_after(first)
         for step in range(first, recipe.steps):
             started = time.perf_counter()
             step_batches = list(islice(batches, recipe.accumulation))
@@ -144,31 +152,40 @@ def train(
             losses = _step(network, forward, optimiser, recipe, step, step_batches, process, out)
             for name, parameter in network.named_parameters() if recipe.ema else ():
                 average[name].lerp_(parameter.detach(), 1 - recipe.ema)
-            done = step + 1
-            if process.writes and (done % recipe.log_every == 0 or done == recipe.steps):
-                numbers = {
-                    **losses,
-                    "lr": lr,
-                    "data_s": data_s,
-                    "step_s": time.perf_counter() - started,
-                }
-                with (out / LOG).open("a", encoding="utf-8") as log:
-                    log.write(json.dumps({"step": done, **numbers}) + "\n")
-                for tracker in trackers:
-                    tracker.scalars(done, numbers)
-            if process.writes and (done % recipe.checkpoint_every == 0 or done == recipe.steps):
-                write_state(out / STATES, done, network, optimiser, average, provenance)
+            if record:
+                step_s = time.perf_counter() - started
+                record.step(step + 1, {**losses, "lr": lr, "data_s": data_s, "step_s": step_s})
+                done = step + 1
+                if done % recipe.checkpoint_every == 0 or done == recipe.steps:
+                    write_state(out / STATES, done, network, optimiser, average, provenance)
     finally:
         for tracker in trackers:
             tracker.close()
-    if recipe.ema:
-        with torch.no_grad():
-            for name, parameter in network.named_parameters():
-                parameter.copy_(average[name])
+    use_average(network, average)
     network.eval()
     if process.writes:
         save(network, out / FINAL, {**provenance, "step": recipe.steps})
     return network
+
+
+def _require_data(
+    recipe: Recipe,
+    scenes: Sequence[AnnotatedScene],
+    crops: Sequence[LabelledCrop],
+    held_out: Sequence[AnnotatedScene],
+) -> None:
+    if not scenes:
+        raise RunError("there are no scenes to train on")
+    if bool(crops) != bool(recipe.crops_per_batch):
+        raise RunError(
+            f"crops_per_batch is {recipe.crops_per_batch} and there are {len(crops)} crops: "
+            "give both or neither"
+        )
+    if bool(held_out) != bool(recipe.hold_out):
+        raise RunError(
+            f"hold_out is {recipe.hold_out:g} and {len(held_out)} scenes are held out: too few "
+            "people to hold any out?"
+        )
 
 
 def _step(
@@ -177,7 +194,7 @@ def _step(
     optimiser: torch.optim.Optimizer,
     recipe: Recipe,
     step: int,
-    batches: list[list[Any]],
+    batches: list[Batch],
     process: Process,
     out: Path,
 ) -> dict[str, float]:
@@ -188,7 +205,6 @@ def _step(
         # A number for each batch of the whole run and process: RoI sampling draws from it.
         place = (step * recipe.accumulation + number) * process.world_size + process.rank
         torch.manual_seed(recipe.seed * 1_000_003 + place)
-        scenes, targets = zip(*batch, strict=True)
         last = number == len(batches) - 1
         # Gradients are exchanged between processes once, with the last batch.
         exchange = (
@@ -197,7 +213,7 @@ def _step(
             else nullcontext()
         )
         with exchange:
-            losses = forward(scenes, targets)
+            losses = forward(batch.scenes, batch.targets, batch.crops)
             loss = total_loss(losses)
             if not bool(loss.isfinite()):
                 _stop_on(losses, batch, step, out)
@@ -210,13 +226,13 @@ def _step(
     return sums
 
 
-def _stop_on(losses: dict[str, Tensor], batch: list[Any], step: int, out: Path) -> None:
+def _stop_on(losses: dict[str, Tensor], batch: Batch, step: int, out: Path) -> None:
     bad = [name for name, value in losses.items() if not bool(value.isfinite())]
-    plain = [
+    scenes = [
         {"pixels": scene.pixels, "width": scene.width, "height": scene.height, **target}
-        for scene, target in batch
+        for scene, target in zip(batch.scenes, batch.targets, strict=True)
     ]
-    torch.save(plain, out / BAD_BATCH)
+    torch.save({"scenes": scenes, "crops": batch.crops}, out / BAD_BATCH)
     raise RunError(
         f"step {step + 1}: not finite: {', '.join(bad) or 'their sum'}; the batch is in "
         f"{out / BAD_BATCH}. A smaller lr, a warm-up or clip_norm help most often."
@@ -269,17 +285,6 @@ def _open_run(out: Path, recipe: Recipe, resume: bool, process: Process) -> None
         (out / RECIPE).write_text(dump_recipe(recipe))
     if process.world_size > 1:
         dist.barrier()
-
-
-def _forget_after(log: Path, step: int) -> None:
-    """Remove lines of steps that a resumed run does again."""
-    if not log.exists():
-        return
-    lines = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")]
-    kept = [json.dumps(line) + "\n" for line in lines if line["step"] <= step]
-    temporary = log.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
-    temporary.replace(log)
 
 
 def _environment() -> dict[str, Any]:

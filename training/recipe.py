@@ -23,6 +23,24 @@ NonNegative = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Augmentation(BaseModel):
+    """Random changes of the pictures that are trained on; the paper flips only."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: Probability of a horizontal flip.
+    flip: Share = 0.5
+    #: Brightness, contrast and saturation change by up to this share, the hue by a tenth of it.
+    colour: Share = 0.0
+    #: Probability that a scene is cropped to a part of it, at least half as wide and high.
+    crop: Share = 0.0
+    #: Probability that a rectangle of a person crop is erased. Scenes are left alone.
+    erase: Share = 0.0
+
+
 class Recipe(BaseModel):
     """Everything that decides a run, apart from the data."""
 
@@ -40,8 +58,10 @@ class Recipe(BaseModel):
     batch_size: Count = 2
     #: Batches whose gradients are added up before the weights change.
     accumulation: Count = 1
-    #: Probability of a horizontal flip, the paper's only augmentation.
-    flip: Annotated[float, Field(ge=0, le=1)] = 0.5
+    #: Person crops (`--crops`) that join each batch, in the instance-aware branch.
+    crops_per_batch: NonNegative = 0
+    #: Random changes of scenes and crops.
+    augmentation: Augmentation = Augmentation()
     #: Upright and wide scenes in batches of their own: less padding.
     group_by_shape: bool = False
     #: Processes that read and resize pictures; 0 reads in the training process.
@@ -66,7 +86,7 @@ class Recipe(BaseModel):
     cosine: bool = False
     #: Largest norm of the gradient; 0 is off, as in the paper.
     clip_norm: Annotated[float, Field(ge=0)] = 0.0
-    #: Decay of a moving average of the weights, which is saved beside them; 0 is off.
+    #: Decay of a moving average of the weights, which then is what is validated and kept; 0 is off.
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     # --- how it is computed -------------------------------------------------------------------
@@ -77,10 +97,17 @@ class Recipe(BaseModel):
     #: Decides weights that start at random, the order of the scenes, flips and RoI sampling.
     seed: int = 0
 
+    # --- validation ---------------------------------------------------------------------------
+    #: Share of the identities that are held out, with every scene that shows one of them. 0 trains
+    #: on everything, as the paper does, and validates nothing.
+    hold_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    #: Steps between validations on what is held out.
+    validate_every: Count = 1000
+
     # --- what is written ----------------------------------------------------------------------
     #: Steps between lines of the log.
     log_every: Count = 20
-    #: Steps between checkpoints to resume from.
+    #: Steps between states to resume from; pictures for the trackers are made there too.
     checkpoint_every: Count = 1000
 
     @model_validator(mode="after")
@@ -89,7 +116,11 @@ class Recipe(BaseModel):
             raise ValueError(f"variant {self.variant!r}: choose one of {', '.join(VARIANTS)}")
         if "num_pids" in self.network:
             raise ValueError("network.num_pids comes from the data")
-        self.network_config(num_pids=1)  # its own checks
+        config = self.network_config(num_pids=1)  # its own checks
+        if self.crops_per_batch and not config.instance_branch:
+            raise ValueError(
+                f"crops_per_batch needs an instance-aware branch: {self.variant} has none"
+            )
         if self.cosine and self.lr_drops:
             raise ValueError("cosine and lr_drops exclude each other")
         return self

@@ -1,8 +1,9 @@
-"""What follows a run: a progress bar and TensorBoard. Others need two methods: `loop.Tracker`."""
+"""What follows a run: a progress bar and TensorBoard. Others need `record.Tracker`."""
 
 from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 from training.errors import RunError
 
@@ -31,6 +32,14 @@ class ProgressBar:
             self.task, completed=step, description=f"{parts} lr {values['lr']:.2g} data {share:.0%}"
         )
 
+    def validation(self, step: int, values: dict[str, float]) -> None:
+        """Leave a line above the bar."""
+        parts = " ".join(f"{name} {value:.3f}" for name, value in values.items())
+        self.progress.console.print(f"step {step}, held out: {parts}")
+
+    def pictures(self, step: int, pictures: dict[str, Tensor]) -> None:
+        """Show none: this is a terminal."""
+
     def close(self) -> None:
         """Leave the last line on the screen."""
         self.progress.stop()
@@ -51,6 +60,16 @@ class TensorBoard:
         for name, value in values.items():
             group = "time" if name.endswith("_s") else "lr" if name == "lr" else "loss"
             self.writer.add_scalar(f"{group}/{name}", value, step)
+
+    def validation(self, step: int, values: dict[str, float]) -> None:
+        """Write what was measured on held-out scenes."""
+        for name, value in values.items():
+            self.writer.add_scalar(f"validation/{name}", value, step)
+
+    def pictures(self, step: int, pictures: dict[str, Tensor]) -> None:
+        """Write scenes with boxes: green is true, red is found."""
+        for name, picture in pictures.items():
+            self.writer.add_image(f"scenes/{name}", picture, step)
 
     def close(self) -> None:
         """Write what is buffered."""

@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from model import VARIANTS, BINet, BINetConfig, Target, total_loss, variant_config
+from model import VARIANTS, BINet, BINetConfig, Crops, Target, total_loss, variant_config
 from model.branches import cut_patches
 from tests.conftest import random_picture, random_targets, small_config, small_network
 
@@ -245,3 +245,48 @@ def test_losses_need_training_mode() -> None:
     network = small_network("baseline")
     with pytest.raises(RuntimeError, match="train"):
         network([network.preprocessing.scene(random_picture(64, 64))], [random_targets([0])])
+
+
+def test_crops_are_positives_of_the_instance_branch_only() -> None:
+    """A crop changes L_oim^r, and no other loss, as one more RoI with its identity would."""
+    network = small_network().train()
+    network.search_memory.lut.copy_(torch.nn.functional.normalize(torch.eye(6, 256) + 0.1, dim=1))
+    scene = network.preprocessing.scene(random_picture(120, 120))
+    crops: Crops = {
+        "pixels": [network.preprocessing.patch(random_picture(90, 40, seed=i)) for i in range(3)],
+        "pids": torch.tensor([4, 5, -1]),
+    }
+    losses, memories = [], []
+    for batch in (None, crops):
+        torch.manual_seed(0)
+        model = copy.deepcopy(network)
+        losses.append(model([scene], [random_targets([0, 1, -1])], batch))
+        memories.append(model.search_memory)
+    without, with_crops = losses
+    for name in without:
+        same = torch.equal(without[name], with_crops[name])
+        assert same == (name != "oim_instance"), name
+    changed = (memories[0].lut != memories[1].lut).any(dim=1)
+    assert changed.tolist() == [False, False, False, False, True, True]
+    assert memories[1].queue_position == memories[0].queue_position + 1
+
+    # One mean over RoIs and crops alike; it tells how many labelled RoIs there were.
+    embeddings = torch.from_numpy(network.eval().embed_crops(crops["pixels"]))
+    own = network.search_memory.logits(embeddings).log_softmax(dim=1)[[0, 1], [4, 5]]
+    mean, mean_with = (each["oim_instance"].item() for each in losses)
+    rois = (float(-own.sum()) - 2 * mean_with) / (mean_with - mean)
+    assert rois == pytest.approx(round(rois), abs=0.02)
+    assert round(rois) >= 2
+
+
+def test_crops_that_cannot_be_used_are_refused() -> None:
+    scene = small_network().preprocessing.scene(random_picture(120, 120))
+    patch = torch.zeros(3, 224, 96, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="crops need an instance-aware branch"):
+        small_network("baseline").train()(
+            [scene], [random_targets([0])], {"pixels": [patch], "pids": torch.tensor([0])}
+        )
+    with pytest.raises(ValueError, match=r"identities must be -1 \(unlabelled\) or 0..5"):
+        small_network().train()(
+            [scene], [random_targets([0])], {"pixels": [patch], "pids": torch.tensor([6])}
+        )

@@ -12,39 +12,79 @@ from PIL import Image
 from model import Preprocessing, PreprocessingConfig
 from model.annotations import AnnotatedScene
 from tests.conftest import random_picture
-from training.batches import BatchStream, TrainingScenes, loader, shape_groups
+from training.augment import Augment
+from training.batches import BatchStream, Key, SceneExample, TrainingData, loader, shape_groups
+from training.datasets.crops import LabelledCrop, number_crops
+from training.recipe import Augmentation
 
 counts = st.integers(1, 40)
 
 
-@given(counts, st.integers(1, 5), st.integers(0, 60))
-def test_resuming_gives_the_same_batches(scenes: int, batch_size: int, start: int) -> None:
-    whole = list(islice(BatchStream(scenes, batch_size, seed=3), start + 10))
-    resumed = list(islice(BatchStream(scenes, batch_size, seed=3, start=start), 10))
-    assert resumed == whole[start:]
+sizes = st.integers(1, 5)
 
 
-@given(counts, st.integers(1, 5), st.integers(2, 4))
-def test_processes_share_the_batches(scenes: int, batch_size: int, world_size: int) -> None:
-    alone = list(islice(BatchStream(scenes, batch_size, seed=3), 6 * world_size))
-    shares = [
-        list(islice(BatchStream(scenes, batch_size, 3, rank=r, world_size=world_size), 6))
-        for r in range(world_size)
+@given(counts, sizes, st.integers(0, 60), st.integers(0, 7), st.integers(0, 3))
+def test_resuming_gives_the_same_batches(
+    scenes: int, batch_size: int, start: int, crops: int, per_batch: int
+) -> None:
+    def batches(first: int, number: int) -> list[list[Key]]:
+        stream = BatchStream(
+            scenes, batch_size, seed=3, start=first, crops=crops, crops_per_batch=per_batch
+        )
+        return list(islice(stream, number))
+
+    assert batches(start, 10) == batches(0, start + 10)[start:]
+
+
+@given(counts, sizes, st.integers(2, 4), st.integers(0, 9), st.integers(0, 3))
+def test_processes_together_see_the_batches_of_one(
+    scenes: int, batch_size: int, world_size: int, crops: int, per_batch: int
+) -> None:
+    alone = BatchStream(
+        scenes, batch_size * world_size, 3, crops=crops, crops_per_batch=per_batch * world_size
+    )
+    ranks = [
+        BatchStream(
+            scenes,
+            batch_size,
+            3,
+            crops=crops,
+            crops_per_batch=per_batch,
+            rank=rank,
+            world_size=world_size,
+        )
+        for rank in range(world_size)
     ]
-    assert alone == [share[i] for i in range(6) for share in shares]
+    for whole, *parts in islice(zip(alone, *ranks, strict=True), 6):
+        for is_crop in (False, True):
+            joined = [key for part in parts for key in part if key.is_crop == is_crop]
+            assert joined == [key for key in whole if key.is_crop == is_crop]
 
 
-@given(st.lists(st.integers(0, 1), min_size=1, max_size=40), st.integers(1, 5))
-def test_each_epoch_has_every_scene_once_and_groups_do_not_mix(
+@given(st.lists(st.integers(0, 1), min_size=1, max_size=40), sizes)
+def test_each_epoch_has_every_scene_in_full_batches_of_one_group(
     groups: list[int], batch_size: int
 ) -> None:
     stream = BatchStream(len(groups), batch_size, seed=0, groups=groups)
     first, second = stream.epoch(0), stream.epoch(1)
     for epoch in (first, second):
-        assert sorted(scene for batch in epoch for scene in batch) == list(range(len(groups)))
+        seen = [scene for batch in epoch for scene in batch]
+        assert set(seen) == set(range(len(groups)))
+        # Each group is filled up to whole batches, no more.
+        assert all(len(batch) == batch_size for batch in epoch)
+        assert len(seen) < len(groups) + len(set(groups)) * batch_size
         assert all(len({groups[scene] for scene in batch}) == 1 for batch in epoch)
     if len(groups) > 20:
         assert first != second
+
+
+@given(st.integers(1, 30), st.integers(1, 4))
+def test_crops_go_round(crops: int, per_batch: int) -> None:
+    stream = BatchStream(3, 1, seed=0, crops=crops, crops_per_batch=per_batch)
+    keys = [key for batch in islice(stream, crops * 2) for key in batch if key.is_crop]
+    assert len(keys) == 2 * crops * per_batch
+    rounds = [keys[i : i + crops] for i in range(0, len(keys), crops)]
+    assert all({key.place for key in once} == set(range(crops)) for once in rounds)
 
 
 def annotated(folder: Path, height: int = 100, width: int = 160) -> AnnotatedScene:
@@ -57,10 +97,26 @@ def annotated(folder: Path, height: int = 100, width: int = 160) -> AnnotatedSce
 PREPROCESSING = Preprocessing(PreprocessingConfig(min_side=50, max_side=200))
 
 
+def read_scene(data: TrainingData, epoch: int = 0) -> SceneExample:
+    example = data[Key(False, 0, epoch)]
+    assert isinstance(example, SceneExample)
+    return example
+
+
+def training_data(
+    scenes: list[AnnotatedScene],
+    crops: list[LabelledCrop] | None = None,
+    seed: int = 0,
+    **settings: float,
+) -> TrainingData:
+    augment = Augment(Augmentation(**settings), seed)
+    return TrainingData(scenes, crops or [], PREPROCESSING, augment)
+
+
 def test_a_scene_and_its_mirror_image(tmp_path: Path) -> None:
     scenes = [annotated(tmp_path)]
-    plain, target = TrainingScenes(scenes, PREPROCESSING, flip=0.0, seed=0)[0, 0]
-    mirrored, mirrored_target = TrainingScenes(scenes, PREPROCESSING, flip=1.0, seed=0)[0, 0]
+    plain, target = read_scene(training_data(scenes, flip=0))
+    mirrored, mirrored_target = read_scene(training_data(scenes, flip=1))
     assert (plain.width, plain.height) == (160, 100)
     assert plain.pixels.shape == (3, 50, 80)
     assert torch.equal(mirrored.pixels, plain.pixels.flip(-1))
@@ -79,8 +135,8 @@ def test_flips_are_decided_by_seed_epoch_and_scene(tmp_path: Path) -> None:
     scenes = [annotated(tmp_path)]
 
     def pixels(seed: int) -> list[bytes]:
-        data = TrainingScenes(scenes, PREPROCESSING, flip=0.5, seed=seed)
-        return [data[0, epoch][0].pixels.numpy().tobytes() for epoch in range(12)]
+        data = training_data(scenes, seed=seed)
+        return [read_scene(data, epoch).scene.pixels.numpy().tobytes() for epoch in range(12)]
 
     assert pixels(0) == pixels(0)
     assert len(set(pixels(0))) == 2
@@ -91,17 +147,55 @@ def test_a_box_outside_the_picture_is_left_out(tmp_path: Path) -> None:
     scene = annotated(tmp_path)
     boxes = np.array([[200, 20, 240, 90], [10, 20, 40, 90]], np.float32)
     scene = AnnotatedScene(scene.name, scene.path, boxes, np.array([1, 2]))
-    _, target = TrainingScenes([scene], PREPROCESSING, flip=0.0, seed=0)[0, 0]
+    _, target = read_scene(training_data([scene], flip=0))
     assert target["pids"].tolist() == [2]
+
+
+def test_every_augmentation_keeps_boxes_on_their_people(tmp_path: Path) -> None:
+    """A picture that is white where its one person stands, and black elsewhere."""
+    pixels = np.zeros((100, 160, 3), np.uint8)
+    pixels[20:90, 10:40] = 255
+    path = tmp_path / "white.png"
+    Image.fromarray(pixels).save(path)
+    box = np.array([[10, 20, 40, 90]], np.float32)
+    scene = AnnotatedScene(path.name, path, box, np.array([7]))
+    data = training_data([scene], flip=0.5, colour=0.2, crop=1.0)
+    preprocessed = [read_scene(data, epoch) for epoch in range(40)]
+    sizes = {(example.scene.width, example.scene.height) for example in preprocessed}
+    assert len(sizes) > 5
+    for example in preprocessed:
+        assert example.target["pids"].tolist() == [7]
+        x1, y1, x2, y2 = (example.target["boxes_xyxy"][0] * example.scene.scale).round().int()
+        light = example.scene.pixels.float().mean(dim=0) > 60
+        assert light[y1:y2, x1:x2].float().mean() > 0.9
+        light[y1:y2, x1:x2] = False
+        assert light.float().mean() < 0.05
+
+
+def test_crops_and_scenes_in_one_batch(tmp_path: Path) -> None:
+    scenes = [annotated(tmp_path)]
+    folder = tmp_path / "crops"
+    folder.mkdir()
+    for name, seed in (("0007_c1s1_000001_01.jpg", 1), ("0009_c2s1_000001_01.jpg", 2)):
+        Image.fromarray(random_picture(64, 32, seed=seed)).save(folder / name)
+    crops, pids = number_crops([folder, folder], first_pid=5)
+    assert (pids, [crop.pid for crop in crops]) == (9, [5, 6, 7, 8])
+    data = training_data(scenes, crops, erase=1.0)
+    stream = BatchStream(1, 1, seed=0, crops=len(crops), crops_per_batch=3)
+    batch = next(iter(loader(data, stream, workers=0)))
+    assert len(batch.scenes) == len(batch.targets) == 1
+    assert batch.crops is not None
+    assert [tuple(pixels.shape) for pixels in batch.crops["pixels"]] == [(3, 224, 96)] * 3
+    assert len(set(batch.crops["pids"].tolist())) == 3
 
 
 def test_workers_read_the_same_as_the_process_itself(tmp_path: Path) -> None:
     scenes = [annotated(tmp_path, height=60 + 10 * i) for i in range(5)]
-    data = TrainingScenes(scenes, PREPROCESSING, flip=0.5, seed=0)
+    data = training_data(scenes)
 
     def read(workers: int) -> list[list[bytes]]:
         batches = iter(loader(data, BatchStream(5, 2, seed=0), workers))
-        return [[s.pixels.numpy().tobytes() for s, _ in next(batches)] for _ in range(5)]
+        return [[s.pixels.numpy().tobytes() for s in next(batches).scenes] for _ in range(5)]
 
     assert read(0) == read(1)
 

@@ -5,24 +5,28 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from PIL import Image
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
-from model import BINet, load, read_picture
+from model import BINet, create, load, read_picture
 from model.annotations import AnnotatedScene
+from tests.conftest import random_picture
 from tests.model.test_inference import overlaps
 from tests.training.scenes import COLOURS, tiny_recipe, tiny_world
+from training.datasets.crops import number_crops
 from training.errors import RunError
 from training.loop import Process, train
 from training.recipe import Recipe
 from training.state import saved_states, step_of
+from training.validation import hold_out, validate
 
 PIDS = len(COLOURS)
 
@@ -51,11 +55,19 @@ class Recorder:
 
     def __init__(self) -> None:
         self.steps: list[int] = []
+        self.validated: list[tuple[int, dict[str, float]]] = []
+        self.drawn: list[tuple[int, dict[str, Tensor]]] = []
         self.closed = False
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         assert {"loss", "lr", "step_s", "data_s", "oim_search"} <= values.keys()
         self.steps.append(step)
+
+    def validation(self, step: int, values: dict[str, float]) -> None:
+        self.validated.append((step, values))
+
+    def pictures(self, step: int, pictures: dict[str, Tensor]) -> None:
+        self.drawn.append((step, pictures))
 
     def close(self) -> None:
         self.closed = True
@@ -74,6 +86,64 @@ def test_a_run_folder_explains_itself(world: list[AnnotatedScene], tmp_path: Pat
     assert loaded.provenance["step"] == 3
     assert_equal(loaded.state_dict(), network.state_dict())
     assert [step_of(state) for state in saved_states(run / "states")] == [3]
+
+
+def test_the_best_network_at_validation_is_kept(
+    world: list[AnnotatedScene], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Measured as 0.2, 0.7, 0.5: the second is kept, and the run goes on undisturbed."""
+    scores = iter([0.2, 0.7, 0.5])
+
+    def measured(network: BINet, scenes: Sequence[AnnotatedScene]) -> dict[str, float]:
+        assert not network.training
+        return {**validate(network, scenes), "scene_mAP": next(scores)}
+
+    kept, held_out, pids = hold_out(world, 0.25, seed=0)
+    fields = {"steps": 6, "hold_out": 0.25, "ema": 0.5, "checkpoint_every": 3}
+    undisturbed = train(
+        tiny_recipe(**fields, validate_every=99), kept, pids, tmp_path / "a", held_out=held_out
+    )
+    monkeypatch.setattr("training.record.validate", measured)
+    recorder = Recorder()
+    network = train(
+        tiny_recipe(**fields, validate_every=2),
+        kept,
+        pids,
+        tmp_path / "b",
+        trackers=[recorder],
+        held_out=held_out,
+    )
+    assert_equal(undisturbed.state_dict(), network.state_dict())
+    lines = (tmp_path / "b" / "validation.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [2, 4, 6]
+    assert [step for step, _ in recorder.validated] == [2, 4, 6]
+    best, _ = load(tmp_path / "b" / "best")
+    assert best.provenance["step"] == 4
+    assert best.provenance["scene_mAP"] == 0.7
+    assert [step for step, _ in recorder.drawn] == [3, 6]
+    for picture in recorder.drawn[0][1].values():
+        assert (picture.dtype, picture.ndim) == (torch.uint8, 3)
+
+
+def test_crops_join_the_batches(world: list[AnnotatedScene], tmp_path: Path) -> None:
+    crops, pids = number_crops([crop_folder(tmp_path)], PIDS)
+    recipe = tiny_recipe(crops_per_batch=2)
+    network = train(recipe, world, pids, tmp_path / "run", crops=crops)
+    # Their rows of the look-up table are filled, and resuming is as exact as without them.
+    assert bool(network.search_memory.filled[PIDS:].all())
+    with pytest.raises(KilledError):
+        train(recipe, world, pids, tmp_path / "cut", trackers=[Killer(at=5)], crops=crops)
+    train(recipe, world, pids, tmp_path / "cut", resume=True, crops=crops)
+    assert_equal(weights(tmp_path / "run"), weights(tmp_path / "cut"))
+
+
+def crop_folder(folder: Path) -> Path:
+    crops = folder / "crops"
+    crops.mkdir()
+    for pid in (3, 8):
+        name = f"{pid:04}_c1s1_000001_01.jpg"
+        Image.fromarray(random_picture(64, 32, seed=pid)).save(crops / name)
+    return crops
 
 
 VARIED: dict[str, dict[str, object]] = {
@@ -125,6 +195,8 @@ from training.loop import train
 class Printer:
     def scalars(self, step, values):
         print(step, flush=True)
+    def pictures(self, step, pictures):
+        pass
     def close(self):
         pass
 
@@ -169,8 +241,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_saves_the_batch(
     with pytest.raises(RunError, match=r"step 1: not finite: roi_box; the batch is in .*bad-batch"):
         train(tiny_recipe(), world, PIDS, tmp_path / "run")
     batch = torch.load(tmp_path / "run" / "bad-batch.pt", weights_only=True)
-    assert len(batch) == 2
-    assert batch[0]["boxes_xyxy"].shape[1] == 4
+    assert len(batch["scenes"]) == 2
+    assert batch["scenes"][0]["boxes_xyxy"].shape[1] == 4
 
 
 def test_what_cannot_be_started_or_resumed_is_said(
@@ -181,6 +253,10 @@ def test_what_cannot_be_started_or_resumed_is_said(
         train(tiny_recipe(), world, PIDS, run, resume=True)
     with pytest.raises(RunError, match="no scenes"):
         train(tiny_recipe(), [], PIDS, run)
+    with pytest.raises(RunError, match="crops_per_batch is 2 and there are 0 crops"):
+        train(tiny_recipe(crops_per_batch=2), world, PIDS, run)
+    with pytest.raises(RunError, match=r"hold_out is 0\.1 and 0 scenes are held out"):
+        train(tiny_recipe(hold_out=0.1), world, PIDS, run)
     train(tiny_recipe(steps=1), world, PIDS, run)
     with pytest.raises(RunError, match="already: give --resume"):
         train(tiny_recipe(steps=1), world, PIDS, run)
@@ -188,22 +264,54 @@ def test_what_cannot_be_started_or_resumed_is_said(
         train(tiny_recipe(steps=2, lr=0.5), world, PIDS, run, resume=True)
 
 
+#: Everything on: crops, interaction with the sum of Eq. 3, accumulation. Momentum is off so that
+#: rounding is not carried on.
+SHARED_RUN: dict[str, object] = {
+    "batch_size": 1,
+    "crops_per_batch": 1,
+    "steps": 3,
+    "network": {**tiny_recipe().network, "interaction_reduction": "sum"},
+}
+
+
+def first_ones(n: int, **_: object) -> Tensor:
+    """Stands for `torch.randperm`: RoIs are then sampled alike, whoever samples them."""
+    return torch.arange(n)
+
+
 def on_rank(rank: int, folder: str, world: list[AnnotatedScene]) -> None:
     torch.set_num_threads(1)
+    torch.randperm = first_ones  # type: ignore[assignment]
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
     )
-    out = Path(folder) / "run"
-    network = train(tiny_recipe(accumulation=2), world, PIDS, out, process=Process(rank, 2))
+    crops, pids = number_crops([Path(folder) / "crops"], PIDS)
+    recipe = tiny_recipe(**SHARED_RUN)
+    network = train(
+        recipe, world, pids, Path(folder) / "run", process=Process(rank, 2), crops=crops
+    )
     torch.save(network.state_dict(), f"{folder}/rank-{rank}.pt")
     dist.destroy_process_group()
 
 
-def test_two_processes_stay_equal(world: list[AnnotatedScene], tmp_path: Path) -> None:
+def test_two_processes_are_one_with_twice_the_batch(
+    world: list[AnnotatedScene], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crops, pids = number_crops([crop_folder(tmp_path)], PIDS)
     spawn(on_rank, (str(tmp_path), world), nprocs=2)
     first, second = (torch.load(tmp_path / f"rank-{r}.pt", weights_only=True) for r in (0, 1))
     assert_equal(first, second)
     assert_equal(first, weights(tmp_path / "run"))
+
+    monkeypatch.setattr(torch, "randperm", first_ones)
+    recipe = tiny_recipe(**{**SHARED_RUN, "batch_size": 2, "crops_per_batch": 2})
+    torch.manual_seed(0)
+    before = create(recipe.network_config(pids), "random")[0].state_dict()
+    alone = train(recipe, world, pids, tmp_path / "alone", crops=crops).state_dict()
+    for name, value in alone.items():
+        change = float((value - before[name]).abs().max())
+        difference = float((value - first[name]).abs().max())
+        assert difference <= 1e-3 * change + 1e-6, (name, difference, change)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 
 from model import VARIANTS
 from training.errors import RecipeError
-from training.recipe import FOLDER, Recipe, load_recipe
+from training.recipe import FOLDER, Augmentation, Recipe, load_recipe
 
 NAMES = sorted(path.stem for path in FOLDER.glob("*.toml"))
 
@@ -93,6 +93,6 @@ def test_every_field_is_explained() -> None:
     import training.recipe
 
     lines = Path(training.recipe.__file__).read_text().splitlines()
-    for field in Recipe.model_fields:
+    for field in (*Recipe.model_fields, *Augmentation.model_fields):
         (at,) = [i for i, line in enumerate(lines) if line.startswith(f"    {field}: ")]
         assert lines[at - 1].strip().startswith("#: "), field

@@ -3,13 +3,14 @@
 import configparser
 import csv
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
 from PIL import Image
 
-from model.annotations import UNLABELLED, AnnotatedScene
+from model.annotations import AnnotatedScene
 from training.datasets.crops import Crop, CropSource, read_crops
 from training.datasets.cuhk_sysu import read_cuhk_sysu
 from training.datasets.dataset import Dataset, make_scene, relabel
@@ -65,19 +66,16 @@ def convert(
         raise DatasetError(f"{out} holds a dataset already: name another folder")
     protocol: RetrievalProtocol | None = None
     if source_format == "market":
-        dataset, pictures, zipped = _market(source, out, copy, split)
+        dataset, pictures = _market(source, out, copy, split)
+    elif source_format == "mot":
+        dataset, pictures = _mot(source, split, min_visibility)
     else:
-        zipped = None
-        if source_format == "mot":
-            dataset, pictures = _mot(source, split, min_visibility)
-        elif source_format == "prw":
+        if source_format == "prw":
             dataset, pictures = read_prw(source), source / "frames"
         else:
             dataset, pictures = read_cuhk_sysu(source), source / "Image" / "SSM"
-        if source_format != "mot":
-            protocol = open_protocol(dataset, gallery_size=gallery_size)
-    out.mkdir(parents=True, exist_ok=True)
-    if copy and zipped is None:
+        protocol = open_protocol(dataset, gallery_size=gallery_size)
+    if copy and pictures != out / "images":
         for scene in (*dataset.train, *dataset.test):
             target = out / "images" / scene.path.relative_to(pictures)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -168,42 +166,40 @@ def _mot_pictures(sequence: Path) -> tuple[Path, str]:
     return sequence / folder, suffix
 
 
-def _market(
-    source: Path, out: Path, copy: bool, split: Split
-) -> tuple[Dataset, Path, CropSource | None]:
-    """Read crops as pictures that one person fills."""
-    parts = {
-        part: source / folder
-        for part, folder in MARKET_FOLDERS.items()
-        if (source / folder).is_dir()
-    } or {split: source}
-    scenes: dict[str, list[AnnotatedScene]] = {}
-    zipped = None
+def _market(source: Path, out: Path, copy: bool, split: Split) -> tuple[Dataset, Path]:
+    """Read crops as pictures that one person fills; those of a zip file go to `out` at once."""
+    parts = {part: source / name for part, name in MARKET_FOLDERS.items()}
+    if not any(folder.is_dir() for folder in parts.values()):
+        crops_source, crops = read_crops(source, distractors=split == "test")
+        root = crops_source.path
+        if crops_source.is_zip:
+            if not copy:
+                raise DatasetError(f"{root}: pictures in a zip file need --copy")
+            root = out / "images"
+            with crops_source:
+                _unpack(crops_source, crops, root)
+        return _dataset(source, split, [_crop_scene(root, crop) for crop in crops]), root
+    scenes: dict[str, list[AnnotatedScene]] = {"train": [], "test": []}
     for part, folder in parts.items():
+        if not folder.is_dir():
+            continue
         # The test part keeps its background boxes, without identity: they are its distractors.
         crops_source, crops = read_crops(folder, distractors=part == "test")
-        with crops_source:
-            if crops_source.is_zip:
-                if not copy:
-                    raise DatasetError(f"{crops_source.path}: pictures in a zip need --copy")
-                zipped = crops_source
-                _unpack(crops_source, crops, out / "images")
-            root = out / "images" if crops_source.is_zip else crops_source.path
-        below = "" if zipped or folder == source else f"{folder.name}/"
-        scenes[part] = []
-        for crop in crops:
-            width, height = _size(root / crop.name)
-            pids = np.array([crop.pid if crop.pid >= 0 else UNLABELLED])
-            box = np.array([[0, 0, width, height]])
-            scenes[part].append(
-                make_scene(f"{below}{crop.name}", root / crop.name, box, pids, crop.camera)
-            )
-    train, pid_of = relabel(scenes.get("train", []))
-    dataset = Dataset("coco", source, train, scenes.get("test", []), pid_of)
-    if zipped:
-        return dataset, out / "images", zipped
-    pictures = source if len(parts) > 1 or parts.get(split) != source else root
-    return dataset, pictures, None
+        if crops_source.is_zip:
+            raise DatasetError(f"{crops_source.path}: unpack it first")
+        below = crops_source.path.relative_to(source)
+        scenes[part] = [
+            _crop_scene(source, replace(crop, name=(below / crop.name).as_posix()))
+            for crop in crops
+        ]
+    train, pid_of = relabel(scenes["train"])
+    return Dataset("coco", source, train, scenes["test"], pid_of), source
+
+
+def _crop_scene(root: Path, crop: Crop) -> AnnotatedScene:
+    path = root / crop.name
+    box = np.array([[0, 0, *_size(path)]])
+    return make_scene(crop.name, path, box, np.array([crop.pid]), crop.camera)
 
 
 def _unpack(source: CropSource, crops: list[Crop], folder: Path) -> None:

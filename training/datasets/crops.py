@@ -6,6 +6,7 @@ import os
 import re
 import zipfile
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -111,6 +112,46 @@ class CropSource:
             except (OSError, zipfile.BadZipFile) as error:
                 raise DatasetError(f"{self.path}: not a readable zip file: {error}") from error
         return self._zip
+
+
+@dataclass(frozen=True)
+class LabelledCrop:
+    """A crop to train on.
+
+    Attributes
+    ----------
+    pid
+        Row of the look-up table, or `UNLABELLED`.
+    """
+
+    source: CropSource
+    name: str
+    pid: int
+
+    def open(self) -> Image.Image:
+        """Return the decoded RGB picture."""
+        return self.source.open(self.name)
+
+
+def number_crops(paths: Sequence[Path], first_pid: int) -> tuple[list[LabelledCrop], int]:
+    """Read datasets of crops to train on; all their people are taken for different ones.
+
+    Parameters
+    ----------
+    first_pid
+        Number of the first person: how many the scenes have.
+
+    Returns
+    -------
+    The crops, and the number of people of scenes and crops together.
+    """
+    labelled = []
+    for path in paths:
+        source, crops = read_crops(path)
+        rows = {pid: first_pid + i for i, pid in enumerate(sorted({crop.pid for crop in crops}))}
+        labelled += [LabelledCrop(source, crop.name, rows[crop.pid]) for crop in crops]
+        first_pid += len(rows)
+    return labelled, first_pid
 
 
 def read_crops(path: Path, *, distractors: bool = False) -> tuple[CropSource, list[Crop]]:

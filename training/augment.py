@@ -1,0 +1,92 @@
+"""What a picture looks like when it is trained on: torchvision's transforms v2, with boxes.
+
+Drawn from the seed, the epoch and the picture alone, so that a resumed run sees the same.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision.transforms.v2 as transforms
+from torch import Tensor
+from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Image
+
+from training.recipe import Augmentation
+
+#: Share of the picture that a random crop keeps at least, and of a crop that is erased at most.
+LEAST_KEPT = 0.5
+MOST_ERASED = 0.3
+
+
+class Augment:
+    """Changes scenes with their boxes, and crops.
+
+    Parameters
+    ----------
+    settings
+        What is on; the paper's recipe flips only.
+    seed
+        Of the run.
+    """
+
+    def __init__(self, settings: Augmentation, seed: int) -> None:
+        self.seed = seed
+        colour: list[Any] = []
+        if settings.colour:
+            c = settings.colour
+            colour = [transforms.ColorJitter(c, c, c, hue=c / 10)]
+        flip = transforms.RandomHorizontalFlip(settings.flip)
+        zoom: list[Any] = []
+        if settings.crop:
+            # Option 1 leaves the picture as it is: without it, one without people never ends.
+            cropped = transforms.RandomIoUCrop(min_scale=LEAST_KEPT, sampler_options=[0.0, 1.0])
+            zoom = [transforms.RandomApply([cropped], settings.crop)]
+        self._scene = transforms.Compose([flip, *colour, *zoom])
+        erase: list[Any] = []
+        if settings.erase:
+            erase = [transforms.RandomErasing(settings.erase, (0.02, MOST_ERASED))]
+        self._crop = transforms.Compose([flip, *colour, *erase])
+
+    def scene(
+        self, pixels: Tensor, boxes_xyxy: Tensor, pids: Tensor, *place: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Change a scene; who is no longer in the picture is left out.
+
+        Parameters
+        ----------
+        pixels
+            uint8 [3, H, W].
+        boxes_xyxy, pids
+            [n, 4] in pixels of the scene, and [n].
+        place
+            Numbers that decide what is drawn, such as the epoch and the scene's place.
+        """
+        height, width = pixels.shape[-2:]
+        boxes = BoundingBoxes(
+            boxes_xyxy, format=BoundingBoxFormat.XYXY, canvas_size=(height, width)
+        )
+        sample = {"image": Image(pixels), "boxes": boxes, "labels": pids}
+        with self._drawn(*place):
+            sample = self._scene(sample)
+        sample = transforms.SanitizeBoundingBoxes(min_size=1)(sample)
+        return (
+            sample["image"].as_subclass(Tensor),
+            sample["boxes"].as_subclass(Tensor),
+            sample["labels"],
+        )
+
+    def crop(self, pixels: Tensor, *place: int) -> Tensor:
+        """Change a crop, uint8 [3, h, w]."""
+        with self._drawn(*place):
+            changed: Tensor = self._crop(Image(pixels)).as_subclass(Tensor)
+        return changed
+
+    @contextmanager
+    def _drawn(self, *place: int) -> Iterator[None]:
+        """Draw from the place alone; what others draw is not disturbed."""
+        seed = np.random.SeedSequence((self.seed, *place)).generate_state(1, np.uint64)[0]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(seed >> 1))
+            yield
