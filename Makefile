@@ -5,6 +5,8 @@ PYTHON ?= python3
 SOURCE ?=
 WEIGHTS ?=
 OUT ?= demo
+BACKBONE ?= download
+ABLATION ?= runs/ablation
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,11 +14,11 @@ RUN := $(VENV)/.installed-run
 DEV := $(VENV)/.installed-dev
 
 # Through the environment, so that names with spaces and quotes reach the program as they are.
-export SOURCE WEIGHTS OUT
+export SOURCE WEIGHTS OUT BACKBONE ABLATION
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types check lock clean
+.PHONY: help demo ablation test lint types check lock clean
 
 # Before anything is installed for nothing.
 ifneq ($(filter demo,$(MAKECMDGOALS)),)
@@ -26,12 +28,16 @@ endif
 endif
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
 	@echo
-	@echo 'Variables: SOURCE=FILE (demo), WEIGHTS=FOLDER (demo), OUT=FOLDER (demo), PYTHON=python3'
+	@echo 'Variables: SOURCE=FILE (demo), WEIGHTS=FOLDER (demo), OUT=FOLDER (demo),'
+	@echo '           BACKBONE=FILE and ABLATION=FOLDER (ablation), PYTHON=python3'
 
 demo: $(RUN) ## Find the people of SOURCE=FILE, a picture or video; writes to OUT=demo
 	@$(BIN)/binet demo --out "$$OUT" $(if $(WEIGHTS),--weights "$$WEIGHTS") -- "$$SOURCE"
+
+ablation: $(DEV) ## Train the paper's systems on drawn worlds and compare them (hours; resumable)
+	$(BIN)/binet ablation --out "$$ABLATION" --backbone "$$BACKBONE"
 
 test: $(DEV) ## Run all tests
 	$(BIN)/pytest

@@ -10,7 +10,8 @@ import typer
 from indexer.commands import demo
 from model.commands import export
 from model.errors import BINetError
-from training.commands import train
+from training.commands import ablation, train
+from training.datasets.commands import app as data
 from training.synth.commands import synth
 
 app = typer.Typer(
@@ -19,10 +20,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.command()(ablation)
 app.command()(demo)
 app.command()(export)
 app.command()(synth)
 app.command()(train)
+app.add_typer(data, name="data")
 
 
 def main() -> None:

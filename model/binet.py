@@ -26,7 +26,7 @@ from model.detections import Detections, FloatArray
 from model.losses import feature_interaction_loss, one_way, prediction_interaction_loss
 from model.oim import EMPTY_LOGIT, OIMMemory
 from model.preprocessing import Picture, Preprocessing, Scene, to_rgb
-from model.roi import PERSON, Crops, Target
+from model.roi import PERSON, Crops, SampledRoIs, Target
 
 #: Scenes or patches that go through the network at once, unless the caller says otherwise.
 BATCH_SIZE = 8
@@ -103,12 +103,18 @@ class BINet(Branches, PyTorchModelHubMixin, library_name="binet"):
         maps = self.trunk_maps(images)
         proposals, losses = self.propose(images, maps, sizes, scaled)
         sampled = self.roi_stage.sample(proposals, scaled)
-        features = self.head_features(self.align(maps, sampled.boxes_xyxy))
+        positive = sampled.labels == PERSON
+        roi_maps = self.align(maps, sampled.boxes_xyxy)
+        patch_maps = self.instance_maps(self._patches(images, sampled, positive, crops))
+        # Both branches pass the head together: BatchNorm, where it is trained, sees one batch.
+        features, instance = torch.split(
+            self.head_features(torch.cat([roi_maps, patch_maps.to(roi_maps.dtype)])),
+            [len(roi_maps), len(patch_maps)],
+        )
         losses |= self.roi_stage.losses(
             self.predictor.score(features), self.predictor.box(features), sampled
         )
 
-        positive = sampled.labels == PERSON
         pids = sampled.pids[positive]
         search = features[positive]  # f_s [N, F]
         memory = self.search_memory
@@ -119,14 +125,10 @@ class BINet(Branches, PyTorchModelHubMixin, library_name="binet"):
             memory.update(search_embeddings, pids)
             return losses
 
-        per_scene = torch.split(positive, [len(boxes) for boxes in sampled.boxes_xyxy])
-        positive_boxes = [b[p] for b, p in zip(sampled.boxes_xyxy, per_scene, strict=True)]
-        patches = cut_patches(images, positive_boxes)
+        # f_r [N + crops, F]: first the same people as f_s, then the crops.
         instance_pids = pids
         if crops is not None:
-            patches += [self._normalised(pixels) for pixels in crops["pixels"]]
             instance_pids = torch.cat([pids, self._checked_pids(crops["pids"]).to(pids.device)])
-        instance = self.instance_features(patches)  # f_r [N + crops, F]
         instance_memory = self.instance_memory or memory
         instance_embeddings = self.predictor.embed(instance)
         instance_logits = instance_memory.logits(instance_embeddings)
@@ -137,6 +139,20 @@ class BINet(Branches, PyTorchModelHubMixin, library_name="binet"):
         memory.update(search_embeddings, pids)
         instance_memory.update(instance_embeddings, instance_pids)
         return losses
+
+    def _patches(
+        self, images: Tensor, sampled: SampledRoIs, positive: Tensor, crops: Crops | None
+    ) -> list[Tensor]:
+        """Cut the positive RoIs from the input, and put the crops behind them."""
+        if not self.config.instance_branch:
+            return []
+        per_scene = torch.split(positive, [len(boxes) for boxes in sampled.boxes_xyxy])
+        patches = cut_patches(
+            images, [b[p] for b, p in zip(sampled.boxes_xyxy, per_scene, strict=True)]
+        )
+        if crops is not None:
+            patches += [self._normalised(pixels) for pixels in crops["pixels"]]
+        return patches
 
     def _on_input(self, scenes: Sequence[Scene], targets: Sequence[Target]) -> list[Target]:
         """Check the targets and bring their boxes to the network's input."""
@@ -331,8 +347,8 @@ class BINet(Branches, PyTorchModelHubMixin, library_name="binet"):
         embeddings = [np.zeros((0, self.config.embedding_dim), np.float32)]
         for start in range(0, len(crops), batch_size):
             patches = [prepare(crop) for crop in crops[start : start + batch_size]]
-            features = self.instance_features([self._normalised(patch) for patch in patches])
-            embeddings.append(self.predictor.embed(features).cpu().numpy())
+            maps = self.instance_maps([self._normalised(patch) for patch in patches])
+            embeddings.append(self.predictor.embed(self.head_features(maps)).cpu().numpy())
         return np.concatenate(embeddings)
 
     def _bounded_crop(self, crop: Picture) -> Tensor:

@@ -44,8 +44,9 @@ class Branches(nn.Module):
         self.head: nn.Module = backbone.head
         self.rpn = build_rpn(config, backbone.trunk_channels)
         self.roi_stage = RoIStage(config)
-        self.predictor = Predictor(backbone.feature_dim, config.embedding_dim)
+        self.predictor = Predictor(backbone.feature_dim, config.embedding_dim, config.embedding_std)
         self.feature_dim = backbone.feature_dim
+        self.trunk_channels = backbone.trunk_channels
         #: Which of "trunk", "rpn" and "head" compute in bfloat16; the outputs are always float32.
         self.bfloat16_parts: frozenset[str] = frozenset()
         #: What `model.acceleration` changes: RoIAlign as a gather, no training and no saving.
@@ -56,17 +57,21 @@ class Branches(nn.Module):
             self.register_buffer(name, value, persistent=False)
         if config.freeze_stem:
             freeze_stem(backbone.trunk)
-        if config.freeze_batchnorm:
-            for layer in batchnorms(self):
-                layer.requires_grad_(False)
+        for layer in self._frozen_batchnorms():
+            layer.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Self:
         """Switch to training; frozen BatchNorm layers stay as they are."""
         super().train(mode)
-        if self.config.freeze_batchnorm:
-            for layer in batchnorms(self):
-                layer.eval()
+        for layer in self._frozen_batchnorms():
+            layer.eval()
         return self
+
+    def _frozen_batchnorms(self) -> list[nn.BatchNorm2d]:
+        frozen = {"all": [self.trunk, self.head], "trunk": [self.trunk], "none": []}
+        return [
+            layer for part in frozen[self.config.freeze_batchnorm] for layer in batchnorms(part)
+        ]
 
     @property
     def device(self) -> torch.device:
@@ -145,26 +150,24 @@ class Branches(nn.Module):
     def _autocast(self, part: str) -> AbstractContextManager[None]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=part in self.bfloat16_parts)
 
-    def instance_features(self, patches: Sequence[Tensor]) -> Tensor:
-        """Instance-aware branch: normalised patches [3, h, w] -> features f_r [N, F].
+    def instance_maps(self, patches: Sequence[Tensor]) -> Tensor:
+        """Instance-aware branch: normalised patches [3, h, w] -> maps [N, C, 14, 6] for the head.
 
         `resized` patches need no RoIAlign (sec. 3.3). Patches of their `original` size pass the
         trunk one by one, so that no padding of a larger neighbour reaches into them.
         """
         if not patches:
-            return self.mean.new_zeros(0, self.feature_dim)
+            return self.mean.new_zeros(0, self.trunk_channels, *self.config.roi_size)
         if self.config.patches == "resized":
             size = list(self.config.preprocessing.patch_size)
-            return self.head_features(
-                self.trunk_maps(torch.stack([resize(patch, size) for patch in patches]))
-            )
+            return self.trunk_maps(torch.stack([resize(patch, size) for patch in patches]))
         roi_maps = []
         for patch in patches:
             height, width = patch.shape[-2:]
             padded = F.pad(patch, (0, -width % TRUNK_STRIDE, 0, -height % TRUNK_STRIDE))
             whole = patch.new_tensor([[0, 0, width, height]])
             roi_maps.append(self.align(self.trunk_maps(padded[None]), [whole]))
-        return self.head_features(torch.cat(roi_maps))
+        return torch.cat(roi_maps)
 
 
 def cut_patches(images: Tensor, boxes: Sequence[Tensor]) -> list[Tensor]:

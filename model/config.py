@@ -60,8 +60,14 @@ class BINetConfig(BaseModel):
     #: Sampling points per bin and direction of RoIAlign (the paper is silent; torchvision's is 2).
     roi_sampling_ratio: Positive = 2
     embedding_dim: Positive = 256
-    #: BatchNorm keeps its ImageNet statistics and affine parameters: the paper's batch is 2.
-    freeze_batchnorm: bool = True
+    #: Standard deviation of the embedding layer's weights at the start (the paper is silent; 0.01
+    #: as in OIM's code). Embeddings are unit vectors, so it decides nothing but how fast the layer
+    #: turns: 0.01 is too fast for Adam, and all embeddings fall together (docs/training.md).
+    embedding_std: Annotated[float, Field(gt=0)] = 0.01
+    #: Where BatchNorm keeps its ImageNet statistics and affine parameters. `all`: the paper's batch
+    #: is 2. `trunk`: the head's are trained, on the RoIs of both branches together. `none`: the
+    #: trunk's too; its statistics are then a mixture of scenes and patches, right for neither.
+    freeze_batchnorm: Literal["all", "trunk", "none"] = "all"
     #: conv1 (the stem) keeps its ImageNet weights.
     freeze_stem: bool = True
 

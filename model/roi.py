@@ -75,12 +75,13 @@ def build_rpn(config: BINetConfig, channels: int) -> RegionProposalNetwork:
 class Predictor(nn.Module):
     """The three outputs on a feature f (sec. 3.1): person or background, box, embedding."""
 
-    def __init__(self, feature_dim: int, embedding_dim: int) -> None:
+    def __init__(self, feature_dim: int, embedding_dim: int, embedding_std: float) -> None:
         super().__init__()
         self.score = nn.Linear(feature_dim, 2)
         self.box = nn.Linear(feature_dim, 4)
         self.embedding = nn.Linear(feature_dim, embedding_dim)
-        for layer, std in ((self.score, 0.01), (self.box, 0.001), (self.embedding, 0.01)):
+        stds = ((self.score, 0.01), (self.box, 0.001), (self.embedding, embedding_std))
+        for layer, std in stds:
             nn.init.normal_(layer.weight, std=std)
             nn.init.zeros_(layer.bias)
 

@@ -72,3 +72,31 @@ def train(
             dist.destroy_process_group()
     if process.writes:
         typer.echo(f"{out / FINAL}: {resolved.variant} after {resolved.steps} steps")
+
+
+def ablation(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Worlds, runs and the report.")],
+    backbone: Annotated[
+        str, typer.Option(metavar="FILE", help="ImageNet weights; `download` fetches them.")
+    ] = "download",
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each system, with own worlds.")] = 3,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, one thread each.")] = 2,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As in `binet train`.")
+    ] = None,
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="Write the report of what is finished.")
+    ] = False,
+) -> None:
+    """Train the paper's systems on drawn worlds and compare them; goes on where it was stopped."""
+    from rich.progress import track
+
+    from training.ablation import Plan, run_all
+    from training.ablation_report import write_report
+
+    plan = Plan(out, backbone, seeds, tuple(settings or []))
+    waiting = [run for run in plan.runs() if plan.metrics_of(run) is None]
+    if not report_only:
+        for run in track(run_all(plan, jobs), "training", total=len(waiting)):
+            typer.echo(f"finished {run.name}")
+    typer.echo(str(write_report(plan)))

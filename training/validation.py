@@ -5,7 +5,7 @@ overlaps the true box), in the plainest form: for hundreds of scenes, not for be
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -84,34 +84,37 @@ def every_person_once(scenes: Sequence[AnnotatedScene]) -> RetrievalProtocol:
 
 
 def embed_scenes(
-    network: BINet, scenes: Sequence[AnnotatedScene], boxes: Boxes, branch: Branch
+    network: BINet, scenes: Sequence[AnnotatedScene], boxes: Boxes
 ) -> list[Detections]:
-    """Embed the people of each scene.
+    """Embed the people of each scene by the search branch.
 
     Parameters
     ----------
     boxes
         The network's own, or the true ones (with the score 1).
-    branch
-        `instance` cuts the boxes from the scene and embeds them as crops.
     """
     gallery = []
     for scene in scenes:
         pixels = to_rgb(read_picture(scene.path))
         if boxes == "detected":
-            people = network.detect([pixels])[0]
-            boxes_xyxy, scores = people.boxes_xyxy, people.scores
+            gallery += network.detect([pixels])
         else:
-            boxes_xyxy = inside(scene.boxes_xyxy, pixels)
-            scores = np.ones(len(boxes_xyxy), np.float32)
-        if branch == "instance":
-            embeddings = network.embed_crops(cut(pixels, boxes_xyxy))
-        elif boxes == "labelled":
-            embeddings = network.embed_boxes(pixels, boxes_xyxy)
-        else:
-            embeddings = people.embeddings
-        gallery.append(Detections(boxes_xyxy, scores, embeddings))
+            true = inside(scene.boxes_xyxy, pixels)
+            scores = np.ones(len(true), np.float32)
+            gallery.append(Detections(true, scores, network.embed_boxes(pixels, true)))
     return gallery
+
+
+def embed_as_crops(
+    network: BINet, scenes: Sequence[AnnotatedScene], gallery: Sequence[Detections]
+) -> list[Detections]:
+    """Embed the same people again, cut from their scenes, by the instance-aware branch."""
+    return [
+        replace(people, embeddings=network.embed_crops(cut(pixels, people.boxes_xyxy)))
+        for people, pixels in zip(
+            gallery, (to_rgb(read_picture(scene.path)) for scene in scenes), strict=True
+        )
+    ]
 
 
 def embed_queries(
@@ -180,8 +183,8 @@ def search_metrics(
             similarities.append(similarity)
             positives.append(positive)
         if true_boxes:
-            right = _ranked(similarities, positives)
-            aps.append(_average_precision(right) * right.sum() / true_boxes)
+            similarity, right = _ranked(similarities, positives)
+            aps.append(_average_precision(similarity, right) * right.sum() / true_boxes)
             tops.append([bool(right[:k].any()) for k in TOP])
     if not aps:
         return SearchMetrics(0.0, 0.0, 0.0, 0.0, 0)
@@ -191,20 +194,21 @@ def search_metrics(
 
 def _ranked(
     similarities: list[FloatArray], positives: list[npt.NDArray[np.bool_]]
-) -> npt.NDArray[np.bool_]:
-    """Which of all detections are positives, most similar first; ties stay in their order."""
+) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+    """Put the detections of all pictures in order, most similar first; ties stay as they were."""
     if not similarities:
-        return np.zeros(0, bool)
-    order = np.argsort(-np.concatenate(similarities), kind="stable")
-    return np.concatenate(positives)[order]
+        return np.zeros(0, np.float32), np.zeros(0, bool)
+    similarity = np.concatenate(similarities)
+    order = np.argsort(-similarity, kind="stable")
+    return similarity[order], np.concatenate(positives)[order]
 
 
-def _average_precision(right: npt.NDArray[np.bool_]) -> float:
-    """Mean precision at the places of the positives."""
+def _average_precision(similarity: FloatArray, right: npt.NDArray[np.bool_]) -> float:
+    """Mean precision at the places of the positives; of equal similarity, at the last of them."""
     if not right.any():
         return 0.0
-    precision = np.cumsum(right) / np.arange(1, len(right) + 1)
-    return float(precision[right].mean())
+    ends = np.searchsorted(-similarity, -similarity[right], side="right")
+    return float((np.cumsum(right)[ends - 1] / ends).mean())
 
 
 def _overlap(boxes_xyxy: FloatArray, box_xyxy: FloatArray) -> FloatArray:
@@ -236,7 +240,7 @@ def recall(scenes: Sequence[AnnotatedScene], found: Sequence[Detections]) -> flo
 def validate(network: BINet, scenes: Sequence[AnnotatedScene]) -> dict[str, float]:
     """Search the held-out people with scenes and with crops, in the boxes that are detected."""
     protocol = every_person_once(scenes)
-    gallery = embed_scenes(network, scenes, "detected", "search")
+    gallery = embed_scenes(network, scenes, "detected")
     metrics = {"recall": recall(scenes, gallery)}
     for kind, branch in _QUERIES.items():
         queries = embed_queries(network, scenes, protocol.queries, branch)

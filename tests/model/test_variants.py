@@ -1,6 +1,7 @@
 """Every system of the paper is one class with switches, and the switches do what they say."""
 
 import copy
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -84,18 +85,17 @@ def test_the_search_branch_is_the_same_with_and_without_the_instance_branch() ->
 
 
 class Unshared(BINet):
-    """BINet whose instance-aware branch runs on a copy, so that its gradients can be told apart."""
+    """BINet whose instance-aware branch has a trunk of its own, to tell the gradients apart."""
 
     def separate_instance_branch(self) -> None:
-        self.instance_copy = nn.ModuleList([copy.deepcopy(self.trunk), copy.deepcopy(self.head)])
+        self.instance_trunk = copy.deepcopy(self.trunk)
 
-    def instance_features(self, patches: list[Tensor]) -> Tensor:  # type: ignore[override]
-        own = self.trunk, self.head
-        self.trunk, self.head = self.instance_copy
+    def instance_maps(self, patches: Sequence[Tensor]) -> Tensor:
+        own, self.trunk = self.trunk, self.instance_trunk
         try:
-            return super().instance_features(patches)
+            return super().instance_maps(patches)
         finally:
-            self.trunk, self.head = own
+            self.trunk = own
 
 
 @pytest.mark.parametrize("patches", ["resized", "original"])
@@ -120,8 +120,8 @@ def test_direction_decides_which_branch_learns(
         grads = [p.grad for m in modules for p in m.parameters() if p.grad is not None]
         return any(bool(g.any()) for g in grads)
 
-    assert learns(network.trunk, network.head) == search_learns
-    assert learns(network.instance_copy) == instance_learns
+    assert learns(network.trunk) == search_learns
+    assert learns(network.instance_trunk) == instance_learns
     # L_fi acts on the feature before the embedding layer (sec. 4.4), L_pi behind it.
     assert learns(network.predictor.embedding) == (loss == "prediction_interaction")
     assert not learns(network.predictor.score, network.predictor.box, network.rpn)
@@ -191,7 +191,13 @@ def test_frozen_layers_do_not_learn() -> None:
     assert batchnorms
     assert not any(m.training or m.weight.requires_grad for m in batchnorms)
 
-    free = small_network("binet", freeze_batchnorm=False, freeze_stem=False)
+    head_only = small_network("binet", freeze_batchnorm="trunk").train()
+    for part, trained in ((head_only.trunk, False), (head_only.head, True)):
+        layers = [m for m in part.modules() if isinstance(m, nn.BatchNorm2d)]
+        assert layers
+        assert all(m.training == m.weight.requires_grad == trained for m in layers)
+
+    free = small_network("binet", freeze_batchnorm="none", freeze_stem=False)
     assert all(p.requires_grad for p in free.parameters())
     free.train()
     assert any(m.training for m in free.modules() if isinstance(m, nn.BatchNorm2d))

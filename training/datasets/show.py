@@ -64,7 +64,8 @@ def draw_scene(scene: AnnotatedScene, own: dict[int, int] | None = None) -> Imag
         draw.text((x1 + 3, y1 + 2), text, fill=DARK, font=font)
     caption = Image.new("RGB", (CELL_WIDTH, canvas.height + 28), DARK)
     camera = "" if scene.camera is None else f", camera {scene.camera}"
-    words = f"{scene.name}{camera}, {len(scene)} people"
+    people = "1 person" if len(scene) == 1 else f"{len(scene)} people"
+    words = f"{scene.name}{camera}, {people}"
     ImageDraw.Draw(caption).text((6, 4), words, fill=(244, 244, 244), font=font)
     caption.paste(canvas, (0, 28))
     return caption
