@@ -4,8 +4,8 @@ Search branch: normalise -> trunk -> propose -> align -> head. Instance-aware br
 trunk -> head. Training and inference are built from these stages in `model.binet`.
 """
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -158,16 +158,33 @@ class Branches(nn.Module):
         """
         if not patches:
             return self.mean.new_zeros(0, self.trunk_channels, *self.config.roi_size)
-        if self.config.patches == "resized":
-            size = list(self.config.preprocessing.patch_size)
-            return self.trunk_maps(torch.stack([resize(patch, size) for patch in patches]))
-        roi_maps = []
-        for patch in patches:
-            height, width = patch.shape[-2:]
-            padded = F.pad(patch, (0, -width % TRUNK_STRIDE, 0, -height % TRUNK_STRIDE))
-            whole = patch.new_tensor([[0, 0, width, height]])
-            roi_maps.append(self.align(self.trunk_maps(padded[None]), [whole]))
-        return torch.cat(roi_maps)
+        with _running_statistics(self.trunk):
+            if self.config.patches == "resized":
+                size = list(self.config.preprocessing.patch_size)
+                return self.trunk_maps(torch.stack([resize(patch, size) for patch in patches]))
+            roi_maps = []
+            for patch in patches:
+                height, width = patch.shape[-2:]
+                padded = F.pad(patch, (0, -width % TRUNK_STRIDE, 0, -height % TRUNK_STRIDE))
+                whole = patch.new_tensor([[0, 0, width, height]])
+                roi_maps.append(self.align(self.trunk_maps(padded[None]), [whole]))
+            return torch.cat(roi_maps)
+
+
+@contextmanager
+def _running_statistics(trunk: nn.Module) -> Iterator[None]:
+    """Let BatchNorm take the statistics of the scenes also in training, as it does at inference.
+
+    Statistics of patches would mix with them otherwise, and fit neither.
+    """
+    training = [layer for layer in batchnorms(trunk) if layer.training]
+    for layer in training:
+        layer.eval()
+    try:
+        yield
+    finally:
+        for layer in training:
+            layer.train()
 
 
 def cut_patches(images: Tensor, boxes: Sequence[Tensor]) -> list[Tensor]:

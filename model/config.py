@@ -66,7 +66,7 @@ class BINetConfig(BaseModel):
     embedding_std: Annotated[float, Field(gt=0)] = 0.01
     #: Where BatchNorm keeps its ImageNet statistics and affine parameters. `all`: the paper's batch
     #: is 2. `trunk`: the head's are trained, on the RoIs of both branches together. `none`: the
-    #: trunk's too; its statistics are then a mixture of scenes and patches, right for neither.
+    #: trunk's too, on scenes alone; patches are normalised by the running statistics of scenes.
     freeze_batchnorm: Literal["all", "trunk", "none"] = "all"
     #: conv1 (the stem) keeps its ImageNet weights.
     freeze_stem: bool = True

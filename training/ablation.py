@@ -35,7 +35,10 @@ RECIPE = "ablation"
 MAIN = ("baseline", "siamese", "binet")
 DIRECTIONS = ("binet-1", "binet-2", "binet-3", "binet-4")
 SYSTEMS = (*MAIN, *DIRECTIONS)
-BIASES = (0.9, 0.0)
+#: Context bias of the drawn worlds, by the world's name.
+BIASES = {"bias0.9": 0.9, "bias0": 0.0}
+#: Name of the one world that is the user's own data.
+OWN = "own"
 #: What is searched with, what is searched, as the report calls it: query and gallery branch.
 MODES: dict[str, tuple[Branch, Branch]] = {
     "scene query": ("search", "search"),
@@ -51,13 +54,13 @@ class Run:
     """One training."""
 
     system: str
-    bias: float
+    world: str
     seed: int
 
     @property
     def name(self) -> str:
         """Its folder."""
-        return f"{self.system}-bias{self.bias:g}-seed{self.seed}"
+        return f"{self.system}-{self.world}-seed{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,11 @@ class Plan:
         See `model.create`.
     settings
         `key=value` for the recipe.
-    world
+    data
+        A dataset to train and search on; drawn worlds without it.
+    systems
+        Which are compared.
+    drawn
         What the worlds are like, apart from seed and bias.
     """
 
@@ -80,14 +87,23 @@ class Plan:
     backbone_weights: str
     seeds: int = 3
     settings: tuple[str, ...] = ()
-    world: SynthConfig = field(default_factory=SynthConfig)
+    data: Path | None = None
+    systems: tuple[str, ...] = SYSTEMS
+    drawn: SynthConfig = field(default_factory=SynthConfig)
+
+    @property
+    def worlds(self) -> list[str]:
+        """Names of what is trained and searched on."""
+        return [OWN] if self.data else list(BIASES)
 
     def runs(self) -> list[Run]:
         """All of them, those of the main table first."""
+        main = [system for system in self.systems if system in MAIN]
+        others = [system for system in self.systems if system not in MAIN]
         return [
-            Run(system, bias, seed)
-            for systems in (MAIN, DIRECTIONS)
-            for seed, bias, system in product(range(self.seeds), BIASES, systems)
+            Run(system, world, seed)
+            for systems in (main, others)
+            for seed, world, system in product(range(self.seeds), self.worlds, systems)
         ]
 
     def recipe(self, run: Run) -> Recipe:
@@ -96,8 +112,8 @@ class Plan:
         return load_recipe(f"{RECIPE}/{run.system}", [*self.settings, *fixed])
 
     def world_of(self, run: Run) -> Path:
-        """Give the folder of a run's world: one for each bias and seed."""
-        return self.out / "worlds" / f"bias{run.bias:g}-seed{run.seed}"
+        """Give the folder of a run's data: one for each bias and seed, or the user's."""
+        return self.data or self.out / "worlds" / f"{run.world}-seed{run.seed}"
 
     def metrics_of(self, run: Run) -> dict[str, float] | None:
         """Give what a run measured, None before it is finished."""
@@ -123,7 +139,8 @@ def _make_world(plan: Plan, run: Run) -> None:
     """Worlds of one seed differ in the surroundings of the training part alone."""
     folder = plan.world_of(run)
     if not folder.exists():
-        write_world(folder, "prw", replace(plan.world, seed=run.seed, context_bias=run.bias))
+        bias = BIASES[run.world]
+        write_world(folder, "prw", replace(plan.drawn, seed=run.seed, context_bias=bias))
 
 
 def do_run(plan: Plan, run: Run) -> None:
@@ -150,7 +167,8 @@ def measure(network: BINet, world: Path) -> dict[str, float]:
     Returns
     -------
     dict
-        `recall`, and mAP and top-1 by `MODE, BOXES` names: `scene query, detected mAP`.
+        `recall`, and mAP, top-1 and the standard error of mAP by `MODE, BOXES` names: `scene query,
+        detected mAP`.
     """
     dataset = open_dataset(world)
     protocol = open_protocol(dataset)
@@ -158,17 +176,28 @@ def measure(network: BINet, world: Path) -> dict[str, float]:
         "search": embed_queries(network, dataset.test, protocol.queries, "search"),
         "instance": embed_queries(network, dataset.test, protocol.queries, "instance"),
     }
+    # Pictures in no gallery are there for the queries alone.
+    listed = sorted({i for q in range(len(protocol)) for i in protocol.entries(q)[0].tolist()})
+    scenes = [dataset.test[i] for i in listed]
+
+    def everywhere(found: list[Detections]) -> list[Detections]:
+        gallery = [Detections.empty(network.config.embedding_dim)] * len(dataset.test)
+        for place, people in zip(listed, found, strict=True):
+            gallery[place] = people
+        return gallery
+
     metrics: dict[str, float] = {}
     for boxes in BOXES:
-        searched = embed_scenes(network, dataset.test, boxes)
+        found = embed_scenes(network, scenes, boxes)
         galleries: dict[Branch, list[Detections]] = {
-            "search": searched,
-            "instance": embed_as_crops(network, dataset.test, searched),
+            "search": everywhere(found),
+            "instance": everywhere(embed_as_crops(network, scenes, found)),
         }
         if boxes == "detected":
-            metrics["recall"] = recall(dataset.test, searched)
+            metrics["recall"] = recall(scenes, found)
         for mode, (query, gallery) in MODES.items():
-            found = search_metrics(protocol, galleries[gallery], queries[query])
-            metrics[f"{mode}, {boxes} mAP"] = found.mean_ap
-            metrics[f"{mode}, {boxes} top-1"] = found.top1
+            search = search_metrics(protocol, galleries[gallery], queries[query])
+            metrics[f"{mode}, {boxes} mAP"] = search.mean_ap
+            metrics[f"{mode}, {boxes} top-1"] = search.top1
+            metrics[f"{mode}, {boxes} error"] = search.standard_error
     return metrics

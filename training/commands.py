@@ -84,6 +84,12 @@ def ablation(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As in `binet train`.")
     ] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A dataset, in place of drawn worlds.")
+    ] = None,
+    systems: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="Some of the systems: baseline,binet.")
+    ] = None,
     report_only: Annotated[
         bool, typer.Option("--report-only", help="Write the report of what is finished.")
     ] = False,
@@ -91,10 +97,16 @@ def ablation(
     """Train the paper's systems on drawn worlds and compare them; goes on where it was stopped."""
     from rich.progress import track
 
-    from training.ablation import Plan, run_all
+    from model import VARIANTS
+    from training.ablation import SYSTEMS, Plan, run_all
     from training.ablation_report import write_report
+    from training.errors import RecipeError
 
-    plan = Plan(out, backbone, seeds, tuple(settings or []))
+    chosen = tuple(systems.split(",")) if systems else SYSTEMS
+    unknown = [name for name in chosen if name not in VARIANTS]
+    if unknown:
+        raise RecipeError(f"--systems {','.join(unknown)}: choose some of {', '.join(VARIANTS)}")
+    plan = Plan(out, backbone, seeds, tuple(settings or []), data, chosen)
     waiting = [run for run in plan.runs() if plan.metrics_of(run) is None]
     if not report_only:
         for run in track(run_all(plan, jobs), "training", total=len(waiting)):

@@ -5,7 +5,7 @@ overlaps the true box), in the plainest form: for hundreds of scenes, not for be
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -42,6 +42,8 @@ class SearchMetrics:
         Share of the queries with the person among so many most similar detections.
     queries
         How many there are; those whose person is nowhere else are left out.
+    standard_error
+        Of `mean_ap`, by its spread over the queries; for few people, one is rather too small.
     """
 
     mean_ap: float
@@ -49,10 +51,7 @@ class SearchMetrics:
     top5: float
     top10: float
     queries: int
-
-    def as_dict(self) -> dict[str, float]:
-        """Return the metrics by name."""
-        return asdict(self)
+    standard_error: float
 
 
 def hold_out(
@@ -187,9 +186,10 @@ def search_metrics(
             aps.append(_average_precision(similarity, right) * right.sum() / true_boxes)
             tops.append([bool(right[:k].any()) for k in TOP])
     if not aps:
-        return SearchMetrics(0.0, 0.0, 0.0, 0.0, 0)
+        return SearchMetrics(0.0, 0.0, 0.0, 0.0, 0, 0.0)
     top1, top5, top10 = np.mean(tops, axis=0).tolist()
-    return SearchMetrics(float(np.mean(aps)), top1, top5, top10, len(aps))
+    error = float(np.std(aps) / np.sqrt(len(aps)))
+    return SearchMetrics(float(np.mean(aps)), top1, top5, top10, len(aps), error)
 
 
 def _ranked(

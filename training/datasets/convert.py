@@ -80,7 +80,7 @@ def convert(
             target = out / "images" / scene.path.relative_to(pictures)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(scene.path, target)
-    sizes = {scene.path: _size(scene.path) for scene in (*dataset.train, *dataset.test)}
+    sizes = {scene.path: picture_size(scene.path) for scene in (*dataset.train, *dataset.test)}
     write_coco(dataset, out, image_root="images" if copy else str(pictures.resolve()), sizes=sizes)
     if protocol is not None:
         write_coco_protocol(protocol, out)
@@ -198,7 +198,7 @@ def _market(source: Path, out: Path, copy: bool, split: Split) -> tuple[Dataset,
 
 def _crop_scene(root: Path, crop: Crop) -> AnnotatedScene:
     path = root / crop.name
-    box = np.array([[0, 0, *_size(path)]])
+    box = np.array([[0, 0, *picture_size(path)]])
     return make_scene(crop.name, path, box, np.array([crop.pid]), crop.camera)
 
 
@@ -211,7 +211,7 @@ def _unpack(source: CropSource, crops: list[Crop], folder: Path) -> None:
         target.write_bytes(source.read(crop.name))
 
 
-def _size(path: Path) -> tuple[int, int]:
+def picture_size(path: Path) -> tuple[int, int]:
     """Return width and height of a picture, from its header."""
     try:
         with Image.open(path) as picture:
