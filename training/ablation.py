@@ -103,7 +103,7 @@ class Plan:
         return [
             Run(system, world, seed)
             for systems in (main, others)
-            for seed, world, system in product(range(self.seeds), self.worlds, systems)
+            for world, seed, system in product(self.worlds, range(self.seeds), systems)
         ]
 
     def recipe(self, run: Run) -> Recipe:
