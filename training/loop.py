@@ -245,8 +245,9 @@ def _forward(network: BINet, recipe: Recipe, process: Process) -> Callable[..., 
     if process.world_size == 1:
         return network
     devices = [network.device.index] if network.device.type == "cuda" else None
-    # The memory is equal on all ranks by itself: nothing has to be sent around.
-    return DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
+    # The memory is equal on all ranks by itself. Statistics that are trained are the first rank's.
+    trained = recipe.network_config(1).freeze_batchnorm != "all"
+    return DistributedDataParallel(network, device_ids=devices, broadcast_buffers=trained)
 
 
 def _optimiser(recipe: Recipe, network: BINet) -> torch.optim.Optimizer:

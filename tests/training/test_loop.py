@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -271,13 +272,13 @@ def test_what_cannot_be_started_or_resumed_is_said(
         train(tiny_recipe(steps=2, lr=0.5), world, PIDS, run, resume=True)
 
 
-#: Everything on: crops, interaction with the sum of Eq. 3, accumulation. Momentum is off so that
-#: rounding is not carried on.
+#: With crops, and the interaction with the sum of Eq. 3.
+SHARED_NETWORK = {**tiny_recipe().network, "interaction_reduction": "sum"}
 SHARED_RUN: dict[str, object] = {
     "batch_size": 1,
     "crops_per_batch": 1,
     "steps": 3,
-    "network": {**tiny_recipe().network, "interaction_reduction": "sum"},
+    "network": SHARED_NETWORK,
 }
 
 
@@ -286,14 +287,16 @@ def first_ones(n: int, **_: object) -> Tensor:
     return torch.arange(n)
 
 
-def on_rank(rank: int, folder: str, world: list[AnnotatedScene]) -> None:
+def on_rank(rank: int, folder: str, world: list[AnnotatedScene], freeze: str) -> None:
     torch.set_num_threads(1)
     torch.randperm = first_ones  # type: ignore[assignment]
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
     )
     crops, pids = number_crops([Path(folder) / "crops"], PIDS)
-    recipe = tiny_recipe(**SHARED_RUN)
+    recipe = tiny_recipe(
+        **{**SHARED_RUN, "network": {**SHARED_NETWORK, "freeze_batchnorm": freeze}}
+    )
     network = train(
         recipe, world, pids, Path(folder) / "run", process=Process(rank, 2), crops=crops
     )
@@ -305,7 +308,7 @@ def test_two_processes_are_one_with_twice_the_batch(
     world: list[AnnotatedScene], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     crops, pids = number_crops([crop_folder(tmp_path)], PIDS)
-    spawn(on_rank, (str(tmp_path), world), nprocs=2)
+    spawn(on_rank, (str(tmp_path), world, "all"), nprocs=2)
     first, second = (torch.load(tmp_path / f"rank-{r}.pt", weights_only=True) for r in (0, 1))
     assert_equal(first, second)
     assert_equal(first, weights(tmp_path / "run"))
@@ -319,6 +322,18 @@ def test_two_processes_are_one_with_twice_the_batch(
         change = float((value - before[name]).abs().max())
         difference = float((value - first[name]).abs().max())
         assert difference <= 1e-3 * change + 1e-6, (name, difference, change)
+
+
+def test_two_processes_whose_batchnorm_is_trained(
+    world: list[AnnotatedScene], tmp_path: Path
+) -> None:
+    """Statistics are those of the first process; weights and memory are equal on both."""
+    crop_folder(tmp_path)
+    spawn(on_rank, (str(tmp_path), world, "none"), nprocs=2)
+    first, second = (torch.load(tmp_path / f"rank-{r}.pt", weights_only=True) for r in (0, 1))
+    weights_only = [name for name in first if not re.search("running_|num_batches", name)]
+    assert_equal({n: first[n] for n in weights_only}, {n: second[n] for n in weights_only})
+    assert_equal(first, weights(tmp_path / "run"))
 
 
 @pytest.mark.slow
