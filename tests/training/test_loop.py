@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
 from model import BINet, create, load
@@ -132,6 +132,27 @@ def test_the_best_network_at_validation_is_kept(
     assert [step for step, _ in recorder.drawn] == [3, 6]
     for picture in recorder.drawn[0][1].values():
         assert (picture.dtype, picture.ndim) == (torch.uint8, 3)
+
+
+def test_a_compiled_trunk_learns_the_same(
+    world: list[AnnotatedScene], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The graph is traced as for a compiler, and run without one."""
+    compiled = []
+
+    def traced(self: nn.Module) -> None:
+        compiled.append(self)
+        self._compiled_call_impl = torch.compile(self._call_impl, backend="eager")
+
+    monkeypatch.setattr(nn.Module, "compile", traced)
+    networks = [
+        train(tiny_recipe(steps=2, compile=on), world, PIDS, tmp_path / str(on))
+        for on in (False, True)
+    ]
+    assert compiled == [networks[1].trunk]
+    eager, traced_state = (network.state_dict() for network in networks)
+    for name, value in eager.items():
+        torch.testing.assert_close(traced_state[name], value, rtol=1e-4, atol=1e-5)
 
 
 def test_crops_join_the_batches(world: list[AnnotatedScene], tmp_path: Path) -> None:
