@@ -7,6 +7,7 @@ import sys
 
 import typer
 
+from benchmark.commands import app as benchmark
 from indexer.commands import demo
 from model.commands import export
 from model.errors import BINetError
@@ -25,6 +26,7 @@ app.command()(demo)
 app.command()(export)
 app.command()(synth)
 app.command()(train)
+app.add_typer(benchmark, name="benchmark")
 app.add_typer(data, name="data")
 
 

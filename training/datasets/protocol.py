@@ -119,6 +119,22 @@ class RetrievalProtocol:
     def __len__(self) -> int:
         return len(self.queries)
 
+    def images(self, query: int) -> Int32:
+        """Return the pictures of a query's gallery, in order: int32 [N], indices of `scenes`."""
+        gallery = self.gallery
+        own = gallery.images[int(gallery.ptr[query]) : int(gallery.ptr[query + 1])]
+        if isinstance(gallery, ListedGallery) and not gallery.complete:
+            return own
+        keep = np.ones(len(self.scenes), dtype=bool)
+        if self.queries[query].scene in self._index:
+            keep[self._index[self.queries[query].scene]] = False
+        if isinstance(gallery, ListedGallery):
+            keep[own] = False
+            return np.concatenate([own, np.flatnonzero(keep).astype(np.int32)])
+        if gallery.rule == "other-cameras":
+            keep &= gallery.cameras != _camera_number(self.queries[query].camera)
+        return np.flatnonzero(keep).astype(np.int32)
+
     def entries(self, query: int) -> tuple[Int32, Float32]:
         """Return the gallery of a query, in order.
 
@@ -131,22 +147,12 @@ class RetrievalProtocol:
         """
         gallery = self.gallery
         own = slice(int(gallery.ptr[query]), int(gallery.ptr[query + 1]))
-        listed, boxes = gallery.images[own], gallery.boxes_xyxy[own]
-        if isinstance(gallery, ListedGallery) and not gallery.complete:
-            return listed, boxes
-        keep = np.ones(len(self.scenes), dtype=bool)
-        if self.queries[query].scene in self._index:
-            keep[self._index[self.queries[query].scene]] = False
+        images, boxes = self.images(query), gallery.boxes_xyxy[own]
         if isinstance(gallery, ListedGallery):
-            keep[listed] = False
-            rest = np.flatnonzero(keep).astype(np.int32)
-            absent = np.full((len(rest), 4), np.nan, np.float32)
-            return np.concatenate([listed, rest]), np.concatenate([boxes, absent])
-        if gallery.rule == "other-cameras":
-            keep &= gallery.cameras != _camera_number(self.queries[query].camera)
+            absent = np.full((len(images) - len(boxes), 4), np.nan, np.float32)
+            return images, np.concatenate([boxes, absent])
         everywhere = np.full((len(self.scenes), 4), np.nan, np.float32)
-        everywhere[listed] = boxes
-        images = np.flatnonzero(keep).astype(np.int32)
+        everywhere[gallery.images[own]] = boxes
         return images, everywhere[images]
 
     @cached_property
