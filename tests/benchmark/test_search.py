@@ -62,7 +62,8 @@ class World:
         values = (
             self.rng.integers(1, 3, (count, 2)) if self.ties else self.rng.normal(size=(count, 2))
         )
-        return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
+        unit: Floats = (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
+        return unit
 
     def listed(self, complete: bool) -> RetrievalProtocol:
         """Lists with some pictures twice, with another box or none, and the query's own."""
