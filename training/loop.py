@@ -29,7 +29,7 @@ from training.batches import Batch, BatchStream, TrainingData, loader, shape_gro
 from training.datasets.crops import LabelledCrop
 from training.errors import RunError
 from training.recipe import Recipe, dump_recipe, parse_recipe
-from training.record import Record, Tracker, use_average
+from training.record import BEST, LOG, VALIDATION, Record, Tracker, use_average
 from training.state import read_into, saved_states, step_of, write_state
 
 RECIPE = "recipe.json"
@@ -38,6 +38,21 @@ STATES = "states"
 #: Where the finished network lies in a run's folder, as a checkpoint.
 FINAL = "final"
 BAD_BATCH = "bad-batch.pt"
+README = "README.md"
+EXPLANATION = f"""# A training run of BINet
+
+| file | what it is |
+|---|---|
+| `{RECIPE}` | every setting of the run |
+| `{ENVIRONMENT}` | commit, versions, machine, and the command that started it |
+| `{LOG}` | losses by name, learning rate, seconds of step and data, a line every few steps |
+| `{VALIDATION}` | what was measured on held-out people, if any are held out |
+| `{STATES}/` | the last state to resume from: the same command with `--resume` |
+| `{BEST}/` | the network that was best at validation |
+| `{FINAL}/` | the finished network; `binet demo --weights` and `model.load` take either |
+| `tensorboard/` | with `--tensorboard`: `tensorboard --logdir` shows it |
+| `{BAD_BATCH}` | only when a loss was not finite: the batch that gave it |
+"""
 
 
 @dataclass(frozen=True)
@@ -247,7 +262,7 @@ def _forward(network: BINet, recipe: Recipe, process: Process) -> Callable[..., 
     devices = [network.device.index] if network.device.type == "cuda" else None
     # The memory is equal on all ranks by itself. Statistics that are trained are the first rank's.
     trained = recipe.network_config(1).freeze_batchnorm != "all"
-    return DistributedDataParallel(network, device_ids=devices, broadcast_buffers=trained)
+    return DistributedDataParallel(network, device_ids=devices, forward_sync_buffers=trained)
 
 
 def _optimiser(recipe: Recipe, network: BINet) -> torch.optim.Optimizer:
@@ -284,6 +299,7 @@ def _open_run(out: Path, recipe: Recipe, resume: bool, process: Process) -> None
         environment = {**_environment(), "command": sys.argv}
         (out / ENVIRONMENT).write_text(json.dumps(environment, indent=2) + "\n")
         (out / RECIPE).write_text(dump_recipe(recipe))
+        (out / README).write_text(EXPLANATION)
     if process.world_size > 1:
         dist.barrier()
 

@@ -89,6 +89,8 @@ def test_a_run_folder_explains_itself(world: list[AnnotatedScene], tmp_path: Pat
     assert Recipe.model_validate_json((run / "recipe.json").read_text()) == recipe
     assert json.loads((run / "environment.json").read_text())["torch"] == torch.__version__
     assert [line["step"] for line in log(run)] == recorder.steps == [1, 2, 3]
+    explained = set(re.findall(r"`([a-z.-]+)/?` \|", (run / "README.md").read_text()))
+    assert {path.name for path in run.iterdir()} - {"README.md"} <= explained
     assert recorder.closed
     loaded, _ = load(run / "final")
     assert loaded.provenance["recipe"] == recipe.model_dump(mode="json")
