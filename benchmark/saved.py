@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -149,9 +150,10 @@ def read_case(arrays_path: Path, case_path: Path) -> SavedCase:
 
 def _read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     try:
-        with np.load(path) as file:
+        with path.open("rb") as opened, np.load(opened) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    # What NumPy raises for files that are missing, cut off, or something else.
+    except (OSError, ValueError, AttributeError, TypeError, EOFError, BadZipFile) as error:
         raise BenchmarkError(f"{path} is not a file of arrays (.npz): {error}") from error
     missing = [name for name in ARRAYS if name not in arrays]
     if missing:

@@ -1,5 +1,6 @@
 """Fixtures: small networks with fixed weights, and pictures made from a seed."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,13 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the research data for development is not beside the repository")
     return SHARED
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BINET_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(autouse=True)

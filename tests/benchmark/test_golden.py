@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 import binet
+from model.errors import BINetError
 
 #: Peers by what they do with a picture that a gallery lists twice.
 RULES = {
@@ -110,3 +112,32 @@ def test_options_that_do_not_fit(words: list[str], message: str, shared: Path) -
     files = [str(shared / "golden" / f"prw_s0{ending}") for ending in (".npz", ".json")]
     result = CliRunner().invoke(binet.app, ["benchmark", "score", *files, *words])
     assert message in str(result.exception)
+
+
+def test_files_that_are_no_case(tmp_path: Path, shared: Path) -> None:
+    good = shared / "golden" / "prw_s0.npz"
+    description = tmp_path / "case.json"
+    description.write_text((shared / "golden" / "prw_s0.json").read_text())
+    arrays = dict(np.load(good))
+    contents: dict[str, tuple[bytes, str]] = {
+        "cut.npz": (good.read_bytes()[:5000], "is not a file of arrays"),
+        "text.npz": (b"text", "is not a file of arrays"),
+        "empty.npz": (b"", "is not a file of arrays"),
+    }
+    for name, (content, message) in contents.items():
+        (tmp_path / name).write_bytes(content)
+        assert message in failure(tmp_path / name, description)
+    np.savez(tmp_path / "less.npz", **{k: v for k, v in arrays.items() if k != "q_feat"})
+    assert "missing arrays q_feat" in failure(tmp_path / "less.npz", description)
+    arrays["det_feats"][3, 5] = np.nan
+    np.savez(tmp_path / "nan.npz", **arrays)
+    assert "not finite: det_feats" in failure(tmp_path / "nan.npz", description)
+    assert "no such file" in failure(tmp_path / "absent.npz", description).lower()
+    description.write_text("[]")
+    assert "is not the description of a case" in failure(good, description)
+
+
+def failure(arrays: Path, description: Path) -> str:
+    result = CliRunner().invoke(binet.app, ["benchmark", "score", str(arrays), str(description)])
+    assert isinstance(result.exception, BINetError), result.exception
+    return str(result.exception)

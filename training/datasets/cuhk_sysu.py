@@ -8,7 +8,7 @@ in the protocol files, both from 1.
 import logging
 import re
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.annotations import UNLABELLED
+from training.datasets.cache import cached_protocol
 from training.datasets.dataset import Dataset, EmptyBox, make_scene, relabel
 from training.datasets.layout import listing, load_mat, require, require_pictures, some
 from training.datasets.mat_tests import Test, read_tests
@@ -72,7 +73,9 @@ def read_cuhk_sysu(
     if pictures:
         require_pictures(root / "Image" / "SSM", boxes_xywh, "CUHK-SYSU")
     _label(boxes_xywh, pids, _train_people(root), "Train.mat")
-    people = _test_people(_gallery_tests(root, smallest))
+    people = _test_people(
+        read_tests(root / TRAIN_TEST / f"TestG{smallest}.mat", f"TestG{smallest}")
+    )
     _label(boxes_xywh, pids, people, f"TestG{smallest}.mat")
 
     rejected: list[EmptyBox] = [] if empty is None else empty
@@ -99,7 +102,8 @@ def read_cuhk_sysu_protocol(
     Parameters
     ----------
     gallery_size
-        50, 100, 500, 1000, 2000 or 4000 in the original; about half a second for each 100.
+        50, 100, 500, 1000, 2000 or 4000 in the original. The first reading takes about half a
+        second for each 100; the result is kept (`training.datasets.cache`).
     subset
         The queries with occluded or small people, with galleries of their own.
     complete
@@ -107,10 +111,12 @@ def read_cuhk_sysu_protocol(
     """
     require(root, ["annotation/pool.mat"], "CUHK-SYSU")
     sizes = _gallery_sizes(root)
+    # The order of the queries, which numbers the people, is that of every TestG file.
+    base = root / TRAIN_TEST / f"TestG{sizes[0]}.mat"
     if subset is not None:
         file, key = SUBSETS[subset]
+        path = root / "annotation" / "test" / "subset" / file
         require(root, [f"annotation/test/subset/{file}"], "CUHK-SYSU")
-        tests = read_tests(root / "annotation" / "test" / "subset" / file, key)
         name = f"CUHK-SYSU {subset}"
     else:
         if gallery_size not in sizes:
@@ -118,11 +124,17 @@ def read_cuhk_sysu_protocol(
                 f"{root / TRAIN_TEST}: no TestG{gallery_size}.mat; found the gallery sizes "
                 f"{', '.join(map(str, sizes))}"
             )
-        tests = _gallery_tests(root, gallery_size)
+        key = f"TestG{gallery_size}"
+        path = root / TRAIN_TEST / f"{key}.mat"
         name = f"CUHK-SYSU {gallery_size}"
-    # The order of the queries, which numbers the people, is that of every TestG file.
-    base = _gallery_tests(root, sizes[0])
-    return _protocol(name + ", complete" * complete, _pool(root), tests, base, complete)
+    name += ", complete" * complete
+    return cached_protocol(
+        name,
+        [root / "annotation" / "pool.mat", path, base],
+        lambda: _protocol(
+            name, _pool(root), read_tests(path, key), read_tests(base, base.stem), complete
+        ),
+    )
 
 
 def _protocol(
@@ -154,10 +166,6 @@ def _protocol(
         np.array(ptr, np.int64), np.array(images, np.int32), boxes_xyxy, complete
     )
     return RetrievalProtocol(name, pool, queries, listed)
-
-
-def _gallery_tests(root: Path, size: int) -> Iterator[Test]:
-    return read_tests(root / TRAIN_TEST / f"TestG{size}.mat", f"TestG{size}")
 
 
 def _gallery_sizes(root: Path) -> list[int]:
