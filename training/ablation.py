@@ -125,10 +125,12 @@ def run_all(plan: Plan, jobs: int) -> Iterator[Run]:
     """Do what is not done yet, in `jobs` processes of one thread each; yield the finished runs."""
     plan.out.mkdir(parents=True, exist_ok=True)
     waiting = [run for run in plan.runs() if plan.metrics_of(run) is None]
-    for run in waiting:
+    for run in waiting if plan.data is None else []:
         _make_world(plan, run)
     # Forked children of a process with threads can hang.
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        jobs, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
         futures = {pool.submit(do_run, plan, run): run for run in waiting}
         for future in as_completed(futures):
             future.result()
@@ -145,7 +147,6 @@ def _make_world(plan: Plan, run: Run) -> None:
 
 def do_run(plan: Plan, run: Run) -> None:
     """Train and measure; go on where an earlier attempt ended."""
-    torch.set_num_threads(1)
     folder = plan.out / "runs" / run.name
     dataset = open_dataset(plan.world_of(run))
     network = train(

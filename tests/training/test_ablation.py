@@ -84,7 +84,15 @@ def test_the_report_of_nothing(tmp_path: Path) -> None:
     assert "| binet | - | - | - |" in write_report(Plan(tmp_path, "random", 1)).read_text()
 
 
-@pytest.mark.parametrize("arguments", [["--systems", "binet,bi-net"]])
-def test_unknown_systems_are_named(arguments: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--systems", "binet,bi-net"], "--systems bi-net: choose some of baseline"),
+        (["--data", "nowhere", "--systems", "baseline", "--seeds", "1"], "nowhere is no dataset"),
+    ],
+)
+def test_what_cannot_be_compared_is_said(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
     result = CliRunner().invoke(binet.app, ["ablation", "--out", str(tmp_path), *arguments])
-    assert "--systems bi-net: choose some of baseline" in str(result.exception)
+    assert message in str(result.exception)
