@@ -129,7 +129,7 @@ def draw(network: BINet, scene: AnnotatedScene) -> Tensor:
     """
     pixels = to_rgb(read_picture(scene.path))
     found = network.detect([pixels])[0].boxes_xyxy
-    for boxes, colour, width in ((scene.boxes_xyxy, "green", 2), (found, "red", 1)):
+    for boxes, colour, width in ((scene.boxes_xyxy, "lime", 2), (found, "red", 1)):
         if len(boxes):
             pixels = draw_bounding_boxes(
                 pixels, torch.from_numpy(boxes), colors=colour, width=width
