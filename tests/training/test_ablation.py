@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 import binet
-from training.ablation import BOXES, METRICS, MODES, SYSTEMS, Plan, Run, do_run, run_all
+from training.ablation import BOXES, METRICS, MODES, SYSTEMS, Plan, Run, run_all
 from training.ablation_report import write_report
 from training.synth.plan import SynthConfig
 
@@ -52,7 +52,7 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "runs" / first.name / METRICS
     before = path.read_bytes()
     path.unlink()
-    do_run(plan, first)
+    assert [run.name for run in run_all(plan, jobs=1)] == [first.name]
     assert path.read_bytes() == before
 
 
