@@ -7,6 +7,7 @@ WEIGHTS ?=
 OUT ?= demo
 BACKBONE ?= download
 ABLATION ?= runs/ablation
+SMOKE ?= runs/benchmark-smoke
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,11 +15,11 @@ RUN := $(VENV)/.installed-run
 DEV := $(VENV)/.installed-dev
 
 # Through the environment, so that names with spaces and quotes reach the program as they are.
-export SOURCE WEIGHTS OUT BACKBONE ABLATION
+export SOURCE WEIGHTS OUT BACKBONE ABLATION SMOKE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo ablation test lint types check lock clean
+.PHONY: help demo ablation benchmark-smoke test lint types check lock clean
 
 # Before anything is installed for nothing.
 ifneq ($(filter demo,$(MAKECMDGOALS)),)
@@ -28,16 +29,20 @@ endif
 endif
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo 'Variables: SOURCE=FILE (demo), WEIGHTS=FOLDER (demo), OUT=FOLDER (demo),'
-	@echo '           BACKBONE=FILE and ABLATION=FOLDER (ablation), PYTHON=python3'
+	@echo '           BACKBONE=FILE and ABLATION=FOLDER (ablation), SMOKE=FOLDER (benchmark-smoke),'
+	@echo '           PYTHON=python3'
 
 demo: $(RUN) ## Find the people of SOURCE=FILE, a picture or video; writes to OUT=demo
 	@$(BIN)/binet demo --out "$$OUT" $(if $(WEIGHTS),--weights "$$WEIGHTS") -- "$$SOURCE"
 
 ablation: $(DEV) ## Train the paper's systems on drawn worlds and compare them (hours; resumable)
 	$(BIN)/binet ablation --out "$$ABLATION" --backbone "$$BACKBONE"
+
+benchmark-smoke: $(DEV) ## Run the steps of the GPU benchmark's job on small drawn worlds
+	BINET=$(BIN)/binet .ci/benchmark-smoke "$$SMOKE"
 
 test: $(DEV) ## Run all tests
 	$(BIN)/pytest

@@ -92,6 +92,15 @@ def find_candidates(truth: Truth, people: People) -> Candidates:
     return Candidates(entries[enough], rows[enough])
 
 
+def junk_rows(images: npt.NDArray[np.integer], boxes_xyxy: FloatArray, people: People) -> Int64:
+    """Return the detections at junk boxes [J] in scenes [J]: by the overlap of true boxes."""
+    counts = people.counts[images]
+    entries = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
+    rows = ragged(people.ptr[images], counts)
+    overlaps = pairwise_iou(boxes_xyxy[entries], people.boxes_xyxy[rows])
+    return np.unique(rows[overlaps >= least_overlap(boxes_xyxy)[entries]])
+
+
 def least_overlap(boxes_xyxy: FloatArray) -> npt.NDArray[np.float64]:
     """Overlap from which a detection is the person of a true box: [N, 4] -> [N]."""
     width, height = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).astype(np.float64).T

@@ -10,6 +10,7 @@ import numpy as np
 
 from benchmark.people import Int64, People
 from model.detections import FloatArray
+from training.datasets.protocol import RetrievalProtocol
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,3 +69,17 @@ def rerank(
         if of_query.any():
             revised[here.start + to[of_query]] = edges[matched, to].max()
     return revised
+
+
+def query_context(protocol: RetrievalProtocol, people: People, queries: FloatArray) -> Context:
+    """For CBGM: each query, then the people found in its scene, best score first."""
+    place = {name: i for i, name in enumerate(protocol.scenes)}
+    ptr, rows = [0], []
+    for query, embedding in zip(protocol.queries, queries, strict=True):
+        scene = place[query.scene]
+        here = slice(int(people.ptr[scene]), int(people.ptr[scene + 1]))
+        order = np.argsort(-people.scores[here], kind="stable")
+        rows.append(np.concatenate([embedding[None], people.embeddings[here][order]]))
+        ptr.append(ptr[-1] + len(rows[-1]))
+    embeddings = np.concatenate(rows) if rows else queries
+    return Context(np.array(ptr, np.int64), embeddings)

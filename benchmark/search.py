@@ -4,12 +4,20 @@ One matrix product gives all similarities of a block of queries; of the ranking 
 the positives are worked out.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from benchmark.matching import Candidates, Duplicates, Truth, find_candidates, read_truth
+from benchmark.matching import (
+    Candidates,
+    Duplicates,
+    Truth,
+    find_candidates,
+    junk_rows,
+    read_truth,
+)
 from benchmark.metrics import average_precision
 from benchmark.people import Int64, People
 from benchmark.reranking import Context, rerank
@@ -19,7 +27,7 @@ from training.datasets.protocol import ListedGallery, RetrievalProtocol
 #: Similarities of so many queries are held at once: 40 MB for 40,000 detections.
 BLOCK = 256
 #: Rank of the first positive of a query that has none.
-NEVER = np.iinfo(np.int64).max
+NEVER = int(np.iinfo(np.int64).max)
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,38 @@ class SearchResult:
         return float((self.ranks[self.included] < k).mean()) if self.included.any() else 0.0
 
 
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """What one query finds, in the order of its gallery; not sorted.
+
+    Attributes
+    ----------
+    query
+        Its number.
+    images
+        int32 [M], scenes of the gallery; a scene may come twice.
+    rows
+        int64 [N], detections of the gallery, rows of `People`.
+    similarity
+        float32 [N].
+    positives
+        int64 [P], the detections that are the person, rows of `People`; at most one for each true
+        box.
+    positive_similarity
+        float32 [P].
+    rank
+        Place of the first positive, from 0; `NEVER` without any.
+    """
+
+    query: int
+    images: npt.NDArray[np.int32]
+    rows: Int64
+    similarity: FloatArray
+    positives: Int64
+    positive_similarity: FloatArray
+    rank: int
+
+
 def evaluate_search(
     protocol: RetrievalProtocol,
     people: People,
@@ -84,7 +124,28 @@ def evaluate_search(
     rules: SearchRules = SearchRules(),
     context: Context | None = None,
 ) -> SearchResult:
-    """Rank everybody in the gallery of each query.
+    """Score every query of a protocol; parameters and errors are those of `rank_queries`."""
+    truth = read_truth(protocol, rules.duplicates)
+    result = SearchResult(
+        np.zeros(len(protocol)), np.full(len(protocol), NEVER), np.diff(truth.ptr)
+    )
+    for ranking in rank_queries(protocol, people, queries, rules, context):
+        if len(ranking.positives):
+            share = len(ranking.positives) / result.true_boxes[ranking.query]
+            precision = average_precision(ranking.positive_similarity, ranking.similarity)
+            result.aps[ranking.query] = precision * share
+            result.ranks[ranking.query] = ranking.rank
+    return result
+
+
+def rank_queries(
+    protocol: RetrievalProtocol,
+    people: People,
+    queries: FloatArray,
+    rules: SearchRules = SearchRules(),
+    context: Context | None = None,
+) -> Iterator[Ranking]:
+    """Rank everybody in the gallery of each query, query by query.
 
     Parameters
     ----------
@@ -96,6 +157,10 @@ def evaluate_search(
         Embeddings [Q, E] of the queries at their true boxes.
     context
         The people around the queries, for CBGM.
+
+    Yields
+    ------
+    One `Ranking` for each query. Its rows are those of `people.above(rules.det_threshold)`.
 
     Raises
     ------
@@ -117,9 +182,6 @@ def evaluate_search(
     candidates = find_candidates(truth, people)
     # The candidates of query q are pairs[q]:pairs[q + 1].
     pairs = np.searchsorted(candidates.entries, truth.ptr)
-    result = SearchResult(
-        np.zeros(len(protocol)), np.full(len(protocol), NEVER), np.diff(truth.ptr)
-    )
     for start in range(0, len(protocol), BLOCK):
         similarities = queries[start : start + BLOCK] @ embeddings.T
         for offset, similarity in enumerate(similarities):
@@ -130,22 +192,26 @@ def evaluate_search(
                 friends = context.of(query)[: rules.cbgm[1]]
                 similarity = rerank(similarity, rows, people, embeddings, friends, rules.cbgm[0])
             part = slice(int(pairs[query]), int(pairs[query + 1]))
+            if protocol.junk is not None:
+                junk = junk_rows(*protocol.junk_of(query), people)
+                rows = rows[~np.isin(rows, junk)]
+                # Out of the running for the true boxes too.
+                similarity[junk] = -np.inf
             positive = _best_of_each(similarity, candidates, part)
-            if not len(positive):
-                continue
-            gallery = similarity[rows]
             found = similarity[candidates.rows[positive]]
-            share = len(positive) / result.true_boxes[query]
-            result.aps[query] = average_precision(found, gallery) * share
-            best = found.max()
-            result.ranks[query] = np.count_nonzero(gallery > best)
-            if np.count_nonzero(gallery == best) > 1:
-                first = min(
-                    _place(truth, people, images, candidates, pair)
-                    for pair in positive[found == best].tolist()
-                )
-                result.ranks[query] += int((gallery[:first] == best).sum())
-    return result
+            positive, found = positive[found > -np.inf], found[found > -np.inf]
+            gallery = similarity[rows]
+            rank = NEVER
+            if len(positive):
+                best = found.max()
+                rank = int(np.count_nonzero(gallery > best))
+                if np.count_nonzero(gallery == best) > 1:
+                    first = min(
+                        _place(truth, images, rows, candidates, pair, people)
+                        for pair in positive[found == best].tolist()
+                    )
+                    rank += int((gallery[:first] == best).sum())
+            yield Ranking(query, images, rows, gallery, candidates.rows[positive], found, rank)
 
 
 def _gallery_images(
@@ -169,15 +235,17 @@ def _best_of_each(similarity: FloatArray, candidates: Candidates, part: slice) -
 
 def _place(
     truth: Truth,
-    people: People,
     images: npt.NDArray[np.int32],
+    rows: Int64,
     candidates: Candidates,
     pair: int,
+    people: People,
 ) -> int:
     """Where a positive stands in its gallery: ties are broken by the order of scenes and people."""
     entry, row = int(candidates.entries[pair]), int(candidates.rows[pair])
-    image = int(truth.images[entry])
-    listed = np.flatnonzero(images == image)
+    places = np.flatnonzero(rows == row)
+    if len(places) == 1:
+        return int(places[0])
     # Where a scene is listed twice, each true box belongs to one of the two.
-    place = int(truth.listings[entry]) if len(listed) > 1 else int(listed[0])
-    return int(people.counts[images[:place]].sum()) + row - int(people.ptr[image])
+    listing = int(truth.listings[entry])
+    return int(people.counts[images[:listing]].sum()) + row - int(people.ptr[truth.images[entry]])

@@ -3,7 +3,7 @@
 Readers of any dataset give `AnnotatedScene`s; nothing else about the dataset travels further.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,9 @@ class AnnotatedScene:
         int64 [N], 0 or more, or `UNLABELLED`.
     camera
         Camera number, None when unknown.
+    ignored_xyxy
+        float32 [K, 4], boxes like the others of what may be people and is not annotated: a
+        detection there is neither right nor wrong.
     """
 
     name: str
@@ -37,6 +40,9 @@ class AnnotatedScene:
     boxes_xyxy: npt.NDArray[np.float32]
     pids: npt.NDArray[np.int64]
     camera: int | None = None
+    ignored_xyxy: npt.NDArray[np.float32] = field(
+        default_factory=lambda: np.zeros((0, 4), np.float32)
+    )
 
     def __post_init__(self) -> None:
         n = len(self.pids)
@@ -49,6 +55,10 @@ class AnnotatedScene:
             raise ValueError(f"{self.name}: pids: expected int64 ({n},), got {self.pids.dtype}")
         if not (self.boxes_xyxy[:, 2:] > self.boxes_xyxy[:, :2]).all():
             raise ValueError(f"{self.name}: boxes_xyxy: a box is empty or not finite")
+        if self.ignored_xyxy.ndim != 2 or self.ignored_xyxy.shape[1] != 4:
+            raise ValueError(
+                f"{self.name}: ignored_xyxy: expected float32 (K, 4), got {self.ignored_xyxy.shape}"
+            )
         if (self.pids < UNLABELLED).any():
             raise ValueError(f"{self.name}: pids below {UNLABELLED}")
 

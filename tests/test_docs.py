@@ -80,7 +80,7 @@ def test_every_command_is_documented() -> None:
 
 def test_make_targets_and_variables_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
     variables = set(re.findall(r"^([A-Z]+) \?=", makefile, re.MULTILINE))
     calls = used("make")
     assert {call.split()[0] for _, call in calls} >= {"demo", "test"}

@@ -6,8 +6,6 @@ that was not interrupted, bit by bit.
 
 import json
 import os
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +22,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from model import BINet, create, save, total_loss
 from model.annotations import AnnotatedScene
+from model.backbones import batchnorms
+from model.provenance import environment
 from training.augment import Augment
 from training.batches import Batch, BatchStream, TrainingData, loader, shape_groups
 from training.datasets.crops import LabelledCrop
@@ -146,7 +146,7 @@ def train(
         "recipe": recipe.model_dump(mode="json"),
         "training_scenes": len(scenes),
         "training_crops": len(crops),
-        **_environment(),
+        **environment(),
     }
     # Only one process writes; the others wait for it at their next exchange of gradients.
     record = (
@@ -162,6 +162,9 @@ def train(
             step_batches = list(islice(batches, recipe.accumulation))
             data_s = time.perf_counter() - started
             lr = recipe.lr_at(step)
+            if recipe.fix_statistics_after and step >= recipe.fix_statistics_after:
+                for layer in batchnorms(network):
+                    layer.eval()
             for group in optimiser.param_groups:
                 group["lr"] = lr
             losses = _step(network, forward, optimiser, recipe, step, step_batches, process, out)
@@ -296,35 +299,9 @@ def _open_run(out: Path, recipe: Recipe, resume: bool, process: Process) -> None
     if process.writes:
         (out / STATES).mkdir(parents=True, exist_ok=True)
         # The command names the user's folders: it stays with the run, outside the checkpoints.
-        environment = {**_environment(), "command": sys.argv}
-        (out / ENVIRONMENT).write_text(json.dumps(environment, indent=2) + "\n")
+        about = {**environment(), "command": sys.argv}
+        (out / ENVIRONMENT).write_text(json.dumps(about, indent=2) + "\n")
         (out / RECIPE).write_text(dump_recipe(recipe))
         (out / README).write_text(EXPLANATION)
     if process.world_size > 1:
         dist.barrier()
-
-
-def _environment() -> dict[str, Any]:
-    """Say what a run was computed with."""
-    root = Path(__file__).resolve().parents[1]
-    try:
-        commit = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40"],  # noqa: S607
-            cwd=root,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = "unknown"
-    return {
-        "commit": commit,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "threads": torch.get_num_threads(),
-        "command": " ".join(Path(part).name for part in sys.argv[:1])
-        + " "
-        + " ".join(sys.argv[1:]),
-    }

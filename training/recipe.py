@@ -86,6 +86,9 @@ class Recipe(BaseModel):
     cosine: bool = False
     #: Largest norm of the gradient; 0 is off, as in the paper.
     clip_norm: Annotated[float, Field(ge=0)] = 0.0
+    #: From this step on BatchNorm keeps its statistics, as at inference; the weights adapt to them.
+    #: 0 is off.
+    fix_statistics_after: NonNegative = 0
     #: Decay of a moving average of the weights, which then is what is validated and kept; 0 is off.
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
 

@@ -15,6 +15,7 @@ from torchvision.ops import box_iou
 
 from model import BINet, Detections, read_picture
 from model.annotations import UNLABELLED, AnnotatedScene
+from model.cropping import cut, inside
 from model.detections import FloatArray
 from model.preprocessing import to_rgb
 from training.datasets.dataset import relabel
@@ -136,22 +137,6 @@ def embed_queries(
     return np.concatenate(embeddings)
 
 
-def inside(boxes_xyxy: FloatArray, pixels: torch.Tensor) -> FloatArray:
-    """Cut boxes at the edges of their picture [3, H, W]."""
-    height, width = pixels.shape[-2:]
-    return boxes_xyxy.clip(0, np.array([width, height] * 2, np.float32))
-
-
-def cut(pixels: torch.Tensor, boxes_xyxy: FloatArray) -> list[torch.Tensor]:
-    """Cut boxes out of their picture [3, H, W], to whole pixels and at least one."""
-    height, width = pixels.shape[-2:]
-    crops = []
-    for x1, y1, x2, y2 in boxes_xyxy.round().astype(int).tolist():
-        left, top = min(x1, width - 1), min(y1, height - 1)
-        crops.append(pixels[:, top : max(y2, top + 1), left : max(x2, left + 1)])
-    return crops
-
-
 def search_metrics(
     protocol: RetrievalProtocol, gallery: Sequence[Detections], queries: FloatArray
 ) -> SearchMetrics:
@@ -168,8 +153,12 @@ def search_metrics(
     for number in range(len(protocol)):
         similarities, positives, true_boxes = [], [], 0
         images, boxes = protocol.entries(number)
+        junk = list(zip(*protocol.junk_of(number), strict=True))
         for image, box in zip(images.tolist(), boxes, strict=True):
             people = gallery[image]
+            for _, junk_box in (entry for entry in junk if entry[0] == image):
+                overlap = _overlap(people.boxes_xyxy, junk_box)
+                people = people[overlap < _least_overlap(junk_box)]
             true_boxes += int(not np.isnan(box[0]))
             if len(people) == 0:
                 continue

@@ -1,5 +1,6 @@
 """The fast evaluator gives what the plain one gives, on random galleries with all their traps."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmark.detection import evaluate_detection
 from benchmark.matching import pairwise_iou
 from benchmark.metrics import FEW, at_least, average_precision
 from benchmark.people import People, ragged
@@ -16,6 +18,7 @@ from benchmark.search import NEVER, SearchRules, evaluate_search
 from model import Detections
 from model.annotations import AnnotatedScene
 from training.datasets.protocol import (
+    Junk,
     ListedGallery,
     Query,
     RetrievalProtocol,
@@ -114,6 +117,68 @@ def test_equal_to_the_plain_evaluator(
     assert int(fast.included.sum()) == plain.queries
     for k, expected in ((1, plain.top1), (5, plain.top5), (10, plain.top10)):
         assert fast.top(k) == pytest.approx(expected, abs=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 12), st.booleans())
+def test_junk_is_left_out_as_the_plain_evaluator_does(seed: int, scenes: int, ties: bool) -> None:
+    world = World(seed, scenes, ties)
+    protocol = rule_protocol("junk", world.scenes, world.queries, "other-images")
+    ptr, images, boxes = [0], [], []
+    for _ in world.queries:
+        for image in world.rng.integers(0, scenes, world.rng.integers(0, 4)).tolist():
+            scene = world.scenes[image]
+            if len(scene):
+                images.append(image)
+                boxes.append(scene.boxes_xyxy[world.rng.integers(len(scene))])
+        ptr.append(len(images))
+    junk = Junk(
+        np.array(ptr, np.int64),
+        np.array(images, np.int32),
+        np.array(boxes, np.float32).reshape(-1, 4),
+    )
+    protocol = replace(protocol, junk=junk)
+    again = RetrievalProtocol.from_arrays(protocol.arrays())
+    kept = [people[people.scores >= 0.5] for people in world.found]
+    plain = search_metrics(again, kept, world.query_embeddings)
+    people = People.from_detections(world.found)
+    fast = evaluate_search(protocol, people, world.query_embeddings)
+    assert fast.mean_ap == pytest.approx(plain.mean_ap, abs=1e-9)
+    for k, expected in ((1, plain.top1), (5, plain.top5), (10, plain.top10)):
+        assert fast.top(k) == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_own_track_is_neither_right_nor_wrong() -> None:
+    """Twice the same person: as junk the first box neither helps nor stands in the way."""
+    box = np.array([[0, 0, 20, 50]], np.float32)
+    embeddings = np.array([[1.0, 0.0], [0.6, 0.8]], np.float32)
+    people = People.from_detections(
+        [Detections(box, np.ones(1, np.float32), e[None]) for e in embeddings]
+    )
+    queries = [Query("elsewhere", (0, 0, 20, 50), 1)]
+    gallery = ListedGallery(
+        np.array([0, 2]), np.array([0, 1], np.int32), np.array([[np.nan] * 4, box[0]], np.float32)
+    )
+    protocol = RetrievalProtocol("track", ["own", "other"], queries, gallery)
+    assert evaluate_search(protocol, people, embeddings[:1]).mean_ap == 0.5
+    junk = Junk(np.array([0, 1]), np.array([0], np.int32), box)
+    assert evaluate_search(replace(protocol, junk=junk), people, embeddings[:1]).mean_ap == 1.0
+
+
+def test_what_is_ignored_is_neither_right_nor_wrong() -> None:
+    true = np.array([[0, 0, 20, 50]], np.float32)
+    crowd = np.array([[100, 0, 120, 50]], np.float32)
+    plain = AnnotatedScene("a", Path(), true, np.array([1]))
+    found = Detections(
+        np.concatenate([crowd, true]),
+        np.array([0.9, 0.8], np.float32),
+        np.eye(2, dtype=np.float32),
+    )
+    people = People.from_detections([found])
+    counted = evaluate_detection([plain], people)
+    assert (counted.recall, counted.precision, counted.average_precision) == (1.0, 0.5, 0.5)
+    left_out = evaluate_detection([replace(plain, ignored_xyxy=crowd)], people)
+    assert (left_out.recall, left_out.precision, left_out.average_precision) == (1.0, 1.0, 1.0)
 
 
 def test_a_picture_that_is_listed_twice() -> None:

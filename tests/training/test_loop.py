@@ -362,7 +362,7 @@ def test_two_processes_whose_batchnorm_is_trained(
 
 @pytest.mark.slow
 def test_binet_overfits_eight_drawn_scenes(tmp_path: Path, shared: Path) -> None:
-    """Three minutes on one core, from ImageNet weights: people are found, and told apart."""
+    """Within five minutes, from ImageNet weights: people are found, and told apart."""
     write_world(
         tmp_path / "world",
         "prw",
@@ -372,15 +372,18 @@ def test_binet_overfits_eight_drawn_scenes(tmp_path: Path, shared: Path) -> None
     weights = shared / "data/weights/mobilenet_v2_imagenet_features.torchvision.pth"
     recipe = load_recipe(
         "ablation",
-        [f'backbone_weights="{weights}"', "steps=500", "augmentation.flip=0"],
+        [
+            f'backbone_weights="{weights}"',
+            "steps=500",
+            "fix_statistics_after=300",
+            "augmentation.flip=0",
+        ],
     )
     network = train(recipe, dataset.train, dataset.num_pids, tmp_path / "run")
     protocol = every_person_once(dataset.train)
     assert len(protocol) >= 10
-    # At the true boxes: in detected ones it ends between 0.86 and 1.00, by seed and rounding.
-    gallery = embed_scenes(network, dataset.train, "labelled")
+    gallery = embed_scenes(network, dataset.train, "detected")
+    assert recall(dataset.train, gallery) >= 0.95
     for branch in ("search", "instance"):
         queries = embed_queries(network, dataset.train, protocol.queries, branch)
         assert search_metrics(protocol, gallery, queries).mean_ap >= 0.95
-    found = embed_scenes(network, dataset.train, "detected")
-    assert recall(dataset.train, found) >= 0.7

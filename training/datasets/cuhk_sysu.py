@@ -57,7 +57,7 @@ def read_cuhk_sysu(
         The folder is not CUHK-SYSU, or not all of it.
     """
     require(root, NEEDED + ["Image/SSM/"] * pictures, "CUHK-SYSU")
-    smallest = _gallery_sizes(root)[0]
+    smallest = gallery_sizes(root)[0]
     boxes_xywh = {
         _text(record["imname"]): _boxes(record["box"])
         for record in load_mat(root / "annotation" / "Images.mat", "Img").ravel()
@@ -110,7 +110,7 @@ def read_cuhk_sysu_protocol(
         Every other picture of the pool follows the listed ones: the full set of 6,978.
     """
     require(root, ["annotation/pool.mat"], "CUHK-SYSU")
-    sizes = _gallery_sizes(root)
+    sizes = gallery_sizes(root)
     # The order of the queries, which numbers the people, is that of every TestG file.
     base = root / TRAIN_TEST / f"TestG{sizes[0]}.mat"
     if subset is not None:
@@ -168,7 +168,8 @@ def _protocol(
     return RetrievalProtocol(name, pool, queries, listed)
 
 
-def _gallery_sizes(root: Path) -> list[int]:
+def gallery_sizes(root: Path) -> list[int]:
+    """Return the sizes of the galleries that a folder has lists of, smallest first."""
     folder = root / TRAIN_TEST
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     found = [re.fullmatch(r"TestG(\d+)\.mat", name) for name in names]

@@ -1,6 +1,6 @@
 """What every reader returns."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +105,5 @@ def relabel(scenes: list[AnnotatedScene]) -> tuple[list[AnnotatedScene], dict[in
     renumbered = []
     for scene in scenes:
         pids = np.where(scene.pids == UNLABELLED, UNLABELLED, np.searchsorted(own, scene.pids))
-        renumbered.append(
-            AnnotatedScene(
-                scene.name, scene.path, scene.boxes_xyxy, pids.astype(np.int64), scene.camera
-            )
-        )
+        renumbered.append(replace(scene, pids=pids.astype(np.int64)))
     return renumbered, {int(pid): row for row, pid in enumerate(own)}

@@ -1,6 +1,7 @@
 """The neutral format for people's own data: COCO JSON and a protocol file; see docs/data.md."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -11,6 +12,7 @@ from model.annotations import AnnotatedScene
 from training.datasets.dataset import Dataset, EmptyBox, make_scene, relabel
 from training.datasets.layout import listing, some
 from training.datasets.protocol import (
+    Junk,
     ListedGallery,
     Query,
     RetrievalProtocol,
@@ -59,6 +61,8 @@ class CocoAnnotation(_Entry):
     id: int | None = None
     category_id: int | None = None
     person_id: int | None = None
+    #: 1: may be people, but is not annotated one by one; as COCO has it for crowds.
+    iscrowd: int = 0
 
 
 class CocoCategory(_Entry):
@@ -82,7 +86,7 @@ class _Strict(BaseModel):
 
 
 class GalleryEntry(_Strict):
-    """A picture of a listed gallery in which the query's person stands."""
+    """A picture, and where the query's person stands in it."""
 
     file_name: str
     bbox: Bbox
@@ -96,6 +100,7 @@ class ProtocolQuery(_Strict):
     person_id: Annotated[int, Field(ge=0)]
     camera: Annotated[int, Field(ge=0)] | None = None
     gallery: list[str | GalleryEntry] | None = None
+    junk: list[GalleryEntry] = []
 
 
 class ProtocolFile(_Strict):
@@ -158,10 +163,11 @@ def read_coco_protocol(dataset: Dataset, rule: Rule | None = None) -> RetrievalP
         camera = query.camera if query.camera is not None else cameras.get(query.file_name)
         queries.append(Query(query.file_name, box, query.person_id, camera))
     chosen = rule or content.gallery
+    junk = _junk(path, content, scenes)
     if chosen == "other-images" or chosen == "other-cameras":
-        return rule_protocol(content.name, dataset.test, queries, chosen)
+        return replace(rule_protocol(content.name, dataset.test, queries, chosen), junk=junk)
     gallery = _listed(path, content, scenes, chosen == "listed-then-all")
-    return RetrievalProtocol(content.name, list(scenes), queries, gallery)
+    return RetrievalProtocol(content.name, list(scenes), queries, gallery, junk)
 
 
 def write_coco(
@@ -210,6 +216,16 @@ def write_coco(
                         "person_id": person,
                     }
                 )
+            for box in scene.ignored_xyxy.tolist():
+                annotations.append(
+                    {
+                        "id": len(annotations),
+                        "image_id": number,
+                        "category_id": 1,
+                        "bbox": _xywh(box),
+                        "iscrowd": 1,
+                    }
+                )
         content = {
             "info": {"image_root": image_root},
             "categories": [{"id": 1, "name": PERSON}],
@@ -241,6 +257,12 @@ def write_coco_protocol(protocol: RetrievalProtocol, out: Path) -> None:
                 for image, box in zip(
                     gallery.images[part].tolist(), gallery.boxes_xyxy[part].tolist(), strict=True
                 )
+            ]
+        images, boxes = protocol.junk_of(number)
+        if len(images):
+            entry["junk"] = [
+                {"file_name": protocol.scenes[image], "bbox": _xywh(box)}
+                for image, box in zip(images.tolist(), boxes.tolist(), strict=True)
             ]
         queries.append(entry)
     if isinstance(gallery, ListedGallery):
@@ -285,9 +307,16 @@ def _scenes(path: Path, pictures: bool, empty: list[EmptyBox] | None) -> list[An
         pids = np.array(
             [-1 if a.person_id is None else a.person_id for a in by_id[image.id]], np.int64
         )
-        scenes.append(
-            make_scene(image.file_name, folder / image.file_name, boxes, pids, image.camera, empty)
+        crowd = np.array([bool(a.iscrowd) for a in by_id[image.id]], bool)
+        scene = make_scene(
+            image.file_name,
+            folder / image.file_name,
+            boxes[~crowd],
+            pids[~crowd],
+            image.camera,
+            empty,
         )
+        scenes.append(replace(scene, ignored_xyxy=boxes[crowd].astype(np.float32)))
     return scenes
 
 
@@ -312,6 +341,25 @@ def _listed(
         np.array(images, np.int32),
         np.array(boxes, np.float32).reshape(-1, 4),
         complete,
+    )
+
+
+def _junk(path: Path, content: ProtocolFile, scenes: dict[str, int]) -> Junk | None:
+    if not any(query.junk for query in content.queries):
+        return None
+    ptr, images, boxes = [0], [], []
+    for number, query in enumerate(content.queries):
+        where = f"{path}: queries.{number}"
+        for entry in query.junk:
+            if entry.file_name not in scenes:
+                raise DatasetError(f"{where}: the junk's {entry.file_name} is not in test.json")
+            images.append(scenes[entry.file_name])
+            boxes.append(_xyxy(entry.bbox, where))
+        ptr.append(len(images))
+    return Junk(
+        np.array(ptr, np.int64),
+        np.array(images, np.int32),
+        np.array(boxes, np.float32).reshape(-1, 4),
     )
 
 

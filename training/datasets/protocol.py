@@ -91,6 +91,24 @@ class RuleGallery:
 
 
 @dataclass(frozen=True, eq=False)
+class Junk:
+    """For each query, boxes where a detection is neither right nor wrong, and is left out.
+
+    The query's own track in a video is junk: to find it again is no achievement. Market-1501 and
+    others treat pictures of the query's own camera so.
+
+    Attributes
+    ----------
+    ptr, images, boxes_xyxy
+        As in `ListedGallery`; no box is NaN.
+    """
+
+    ptr: Int64
+    images: Int32
+    boxes_xyxy: Float32
+
+
+@dataclass(frozen=True, eq=False)
 class RetrievalProtocol:
     """Queries and their galleries.
 
@@ -100,21 +118,25 @@ class RetrievalProtocol:
         How reports call it.
     scenes
         Names of all scenes that a gallery may hold, in the order of the dataset's test part.
+    junk
+        None where there is none, as in all protocols of the literature's person search.
     """
 
     name: str
     scenes: list[str]
     queries: list[Query]
     gallery: ListedGallery | RuleGallery
+    junk: Junk | None = None
 
     def __post_init__(self) -> None:
-        entries = len(self.gallery.images)
-        if (
-            self.gallery.ptr.shape != (len(self.queries) + 1,)
-            or self.gallery.ptr[-1] != entries
-            or self.gallery.boxes_xyxy.shape != (entries, 4)
-        ):
-            raise ValueError(f"{self.name}: the arrays of queries and galleries do not agree")
+        for part in (self.gallery, *([self.junk] if self.junk else [])):
+            entries = len(part.images)
+            if (
+                part.ptr.shape != (len(self.queries) + 1,)
+                or part.ptr[-1] != entries
+                or part.boxes_xyxy.shape != (entries, 4)
+            ):
+                raise ValueError(f"{self.name}: the arrays of queries and galleries do not agree")
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -155,6 +177,13 @@ class RetrievalProtocol:
         everywhere[gallery.images[own]] = boxes
         return images, everywhere[images]
 
+    def junk_of(self, query: int) -> tuple[Int32, Float32]:
+        """Return a query's junk: pictures [J], indices of `scenes`, and a box in each [J, 4]."""
+        if self.junk is None:
+            return np.zeros(0, np.int32), np.zeros((0, 4), np.float32)
+        part = slice(int(self.junk.ptr[query]), int(self.junk.ptr[query + 1]))
+        return self.junk.images[part], self.junk.boxes_xyxy[part]
+
     @cached_property
     def _index(self) -> dict[str, int]:
         """From a scene's name to its place."""
@@ -174,6 +203,12 @@ class RetrievalProtocol:
             "images": gallery.images,
             "boxes_xyxy": gallery.boxes_xyxy,
         }
+        if self.junk is not None:
+            arrays |= {
+                "junk_ptr": self.junk.ptr,
+                "junk_images": self.junk.images,
+                "junk_boxes_xyxy": self.junk.boxes_xyxy,
+            }
         if isinstance(gallery, RuleGallery):
             return {**arrays, "rule": np.array(gallery.rule), "cameras": gallery.cameras}
         return {**arrays, "rule": np.array("complete" if gallery.complete else "listed")}
@@ -199,7 +234,10 @@ class RetrievalProtocol:
             gallery = RuleGallery(rule, arrays["cameras"], ptr, images, boxes)
         else:
             gallery = ListedGallery(ptr, images, boxes, complete=kind == "complete")
-        return cls(str(arrays["name"]), arrays["scenes"].tolist(), queries, gallery)
+        junk = None
+        if "junk_ptr" in arrays:
+            junk = Junk(arrays["junk_ptr"], arrays["junk_images"], arrays["junk_boxes_xyxy"])
+        return cls(str(arrays["name"]), arrays["scenes"].tolist(), queries, gallery, junk)
 
 
 def _camera_number(camera: int | None) -> int:
