@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import Result
 from PIL import Image
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 import binet
 from benchmark.errors import BenchmarkError
@@ -140,7 +139,8 @@ def test_cuhk_sysu_has_its_galleries_and_the_curve(cuhk_report: Path) -> None:
 def test_no_pictures_shows_nobody(setting: dict[str, Path], tmp_path: Path) -> None:
     words: list[str | Path] = ["run", "--weights", setting["weights"]]
     words += ["--data", setting["prw"], "--out", tmp_path]
-    options = ["--no-pictures", "--cache", setting["cache"], "--cbgm", "5,3", "--scaled"]
+    options: list[str | Path] = ["--no-pictures", "--cache", setting["cache"], "--scaled"]
+    options += ["--cbgm", "5,3"]
     assert call(*words, *options).exit_code == 0
     assert not list(tmp_path.rglob("*.jpg"))
     report = read_report(tmp_path)

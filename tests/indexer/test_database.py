@@ -1,0 +1,203 @@
+"""Opening, migrating and locking."""
+
+import os
+import pwd
+import shutil
+import socket
+import sqlite3
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+
+from indexer import database as database_module
+from indexer.database import Database
+from indexer.errors import GalleryError
+from indexer.filters import Filter
+from indexer.gallery import Gallery
+from indexer.query import Query
+from indexer.schema import metadata
+from tests.indexer.galleries import DIMENSION, new_frames, new_gallery, new_source
+from tests.indexer.oracle import unit
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    made = Database.open(tmp_path, create=True)
+    yield made
+    made.close()
+
+
+def test_migrations_make_the_tables(database: Database) -> None:
+    with database.read() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+        assert connection.execute(text("PRAGMA foreign_key_check")).all() == []
+
+
+def test_how_sqlite_is_used(database: Database) -> None:
+    with database.write() as connection:
+        for pragma, value in (
+            ("journal_mode", "wal"),
+            ("synchronous", 2),
+            ("foreign_keys", 1),
+            ("busy_timeout", 30_000),
+        ):
+            assert connection.execute(text(f"PRAGMA {pragma}")).scalar_one() == value
+
+
+def test_a_newer_gallery_is_refused(tmp_path: Path) -> None:
+    Database.open(tmp_path, create=True).close()
+    with sqlite3.connect(tmp_path / "gallery.db") as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.close()
+    with pytest.raises(GalleryError, match="newer version of binet"):
+        Database.open(tmp_path)
+
+
+def test_what_is_no_gallery(tmp_path: Path) -> None:
+    with pytest.raises(GalleryError, match="there is no gallery"):
+        Database.open(tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+    with sqlite3.connect(tmp_path / "other.db") as connection:
+        connection.execute("CREATE TABLE something (x)")
+    connection.close()
+    with pytest.raises(GalleryError, match="not a gallery"):
+        Database.open(f"sqlite:///{tmp_path}/other.db", create=True)
+    (tmp_path / "text.db").write_text("no database at all, but long enough to have a header" * 9)
+    with pytest.raises(GalleryError, match="not a database"):
+        Database.open(f"sqlite:///{tmp_path}/text.db")
+    for url, message in (
+        ("sqlite://", "needs a file"),
+        ("nonsense://x", "no database that is known"),
+        ("://", "A gallery is a folder"),
+    ):
+        with pytest.raises(GalleryError, match=message):
+            Database.open(url)
+
+
+def test_a_password_is_not_shown() -> None:
+    with pytest.raises(GalleryError) as caught:
+        Database.open("nonsense://me:secret@host/name")
+    assert "secret" not in str(caught.value)
+
+
+def test_one_active_encoder_is_a_rule_of_sql(tmp_path: Path) -> None:
+    gallery, _ = new_gallery(tmp_path)
+    with gallery, gallery.database.write() as connection:
+        values = "('x', 'y', 4, 'active', 0)"
+        columns = "weights_sha256, preprocess_sha256, dimension, state, created_at_us"
+        with pytest.raises(IntegrityError):
+            connection.execute(text(f"INSERT INTO encoder ({columns}) VALUES {values}"))
+
+
+def test_readers_see_one_state_and_do_not_wait(tmp_path: Path) -> None:
+    first, second = Database.open(tmp_path, create=True), Database.open(tmp_path)
+    count = text("SELECT count(*) FROM camera")
+    with first.read() as reader:
+        assert reader.execute(count).scalar_one() == 0
+        with second.write() as writer:
+            writer.execute(text("INSERT INTO camera (name) VALUES ('door')"))
+        assert reader.execute(count).scalar_one() == 0
+    with first.read() as reader:
+        assert reader.execute(count).scalar_one() == 1
+    first.close()
+    second.close()
+
+
+def test_a_second_writer_gives_up_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "BUSY_TIMEOUT_S", 0)
+    first, second = Database.open(tmp_path, create=True), Database.open(tmp_path)
+    with first.write(), pytest.raises(GalleryError, match="try again later"), second.write():
+        pass
+    first.close()
+    second.close()
+
+
+# PostgreSQL
+
+
+BINARIES = Path("/usr/lib/postgresql")
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    """A server of our own on a free port; its URL."""
+    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'binet[postgres]'")
+    found = sorted(BINARIES.glob("*/bin/pg_ctl")) or [Path(shutil.which("pg_ctl") or "")]
+    programs = found[-1].parent
+    if not (programs / "initdb").is_file():
+        pytest.skip("no PostgreSQL server is installed here: apt-get install postgresql")
+    # Not in pytest's own folder, which other users may not enter.
+    with tempfile.TemporaryDirectory() as folder:
+        yield from serve(programs, Path(folder))
+
+
+def serve(programs: Path, folder: Path) -> Iterator[str]:
+    user: str | None = None
+    if os.getuid() == 0:
+        # PostgreSQL refuses to run as root.
+        try:
+            user = pwd.getpwnam("postgres").pw_name
+        except KeyError:
+            pytest.skip("PostgreSQL does not run as root, and there is no user postgres")
+        shutil.chown(folder, user)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+
+    def run(program: str, *arguments: str) -> None:
+        command = [str(programs / program), "-D", str(folder / "data"), *arguments]
+        done = subprocess.run(
+            command, user=user, capture_output=True, text=True, cwd=folder, check=False
+        )
+        if done.returncode:
+            pytest.skip(f"PostgreSQL cannot be started here: {done.stderr.strip()[-200:]}")
+
+    run("initdb", "--auth=trust", "--username=postgres", "-E", "UTF8", "--no-locale", "--no-sync")
+    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+    run("pg_ctl", "-w", "-l", str(folder / "log"), "-o", options, "start")
+    try:
+        yield f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
+    finally:
+        run("pg_ctl", "-m", "immediate", "-w", "stop")
+
+
+def test_the_same_on_postgres(postgres: str, tmp_path: Path) -> None:
+    with pytest.raises(GalleryError, match="holds no gallery"):
+        Gallery.open(postgres)
+    rng = np.random.default_rng(0)
+    query = Query(unit(rng, 1, DIMENSION))
+    results = []
+    for place in (postgres, str(tmp_path)):
+        rng = np.random.default_rng(1)
+        gallery, encoder = new_gallery(place)
+        with gallery:
+            with gallery.database.read() as connection:
+                context = MigrationContext.configure(connection, opts={"compare_type": True})
+                assert compare_metadata(context, metadata) == []
+            source = new_source(gallery, "door")
+            frames = new_frames(rng, [4, 0, 5, 6])
+            added = gallery.add_frames(encoder.id, source, frames)
+            assert gallery.add_frames(encoder.id, source, frames).new_boxes == 0
+            gallery.view()
+            gallery.delete(boxes=[2], where=Filter(before=frames[0].captured_at))
+            gallery.delete(frames=added.frame_ids[3:])
+            gallery.add_frames(encoder.id, source, new_frames(rng, [3], first=8))
+            gallery.compact()
+            with Gallery.open(place) as other:
+                results.append([gallery.search(query, 50), other.search(query, 50)])
+            with gallery.database.read() as connection:
+                assert gallery.database.last_ids(connection)["box"] == 18
+    assert len(results[0][0].hits) == 11
+    flat = [result.hits for pair in results for result in pair]
+    assert flat[0] == flat[1] == flat[2] == flat[3]
