@@ -9,3 +9,27 @@ class SourceError(BINetError):
 
 class OutputError(BINetError):
     """A result cannot be written where it was asked for."""
+
+
+class GalleryError(BINetError):
+    """A gallery cannot be opened, read or written; the message says what to do."""
+
+
+class IndexEngineError(BINetError):
+    """The vector index's library is missing, installed twice, or has no such device."""
+
+
+class EmbeddingError(BINetError, ValueError):
+    """An embedding cannot be searched with or stored: wrong size, zero, or not finite."""
+
+
+class DuplicateIdError(BINetError, ValueError):
+    """An id is in the vector index already, or does not follow the ids that are."""
+
+
+class UnknownBoxError(BINetError, LookupError):
+    """There is no such box within what may be searched."""
+
+
+class EncoderError(BINetError):
+    """The gallery has no active encoder, or the embedding is another encoder's."""

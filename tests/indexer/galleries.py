@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from indexer.filters import Filter
 from indexer.gallery import Gallery
 from indexer.ingest import NewFrame
 from indexer.mirror import Encoder
+from indexer.query import Query
 from model.detections import Detections
-from tests.indexer.oracle import people
+from tests.indexer.oracle import people, unit
 
 DIMENSION = 16
 START = datetime(2026, 3, 28, 21, 0, tzinfo=UTC)
@@ -60,3 +62,13 @@ def new_frames(
         )
         for number, count in enumerate(counts)
     ]
+
+
+def all_boxes(gallery: Gallery, wanted: Filter | None = None) -> list[int]:
+    query = Query(unit(np.random.default_rng(0), 1, DIMENSION))
+    return sorted(hit.box_id for hit in gallery.search(query, 10_000, wanted or Filter()).hits)
+
+
+def folder_of(gallery: Gallery) -> Path:
+    assert gallery.database.file is not None
+    return gallery.database.file.parent

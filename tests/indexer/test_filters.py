@@ -45,7 +45,7 @@ def is_allowed(wanted: Filter, table: Columns, row: int, box: int) -> bool:
     )
 
 
-ids_or_none = st.none() | st.frozensets(st.integers(-2, 12), max_size=4)
+ids_or_none = st.none() | st.frozensets(st.integers(-2, 12), max_size=9)
 moments = st.none() | st.integers(-80, 80).map(lambda hours: MIDNIGHT + timedelta(hours=hours))
 clocks = st.integers(0, 23).map(time)
 parts = (

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -14,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from indexer import faiss_index, mirror
 from indexer.filters import Filter, TimeOfDay
 from indexer.gallery import Gallery
-from indexer.query import Query, hit_ids
+from indexer.query import Query
 from tests.indexer.galleries import DIMENSION, START, new_frames, new_gallery, new_source
 from tests.indexer.oracle import oracle_scores, oracle_top_k, unit
 
@@ -186,7 +187,7 @@ class GalleryMachine(RuleBasedStateMachine):
         scores = oracle_scores(vectors, wanted, unwanted, query.combine, query.negative_weight)
         ids = np.array([known.id for known in mine], np.int64)
         best = oracle_top_k(ids, scores, k)
-        assert (hit_ids(result.hits).tolist(), [hit.score for hit in result.hits]) == best
+        assert ([hit.box_id for hit in result.hits], [hit.score for hit in result.hits]) == best
         by_id = {known.id: known for known in mine}
         for hit in result.hits:
             known = by_id[hit.box_id]
@@ -205,8 +206,14 @@ class SmallParts(GalleryMachine):
     """The same, with many parts and early compaction."""
 
     def begin_small(self) -> None:
-        self.saved = (faiss_index.SEGMENT_ROWS, mirror._COMPACT_ROWS)
-        faiss_index.SEGMENT_ROWS, mirror._COMPACT_ROWS = 40, 1
+        self.patch = pytest.MonkeyPatch()
+        for module, name, value in (
+            (faiss_index, "SEGMENT_ROWS", 40),
+            (mirror, "_COMPACT_ROWS", 1),
+            (mirror, "_READ_ROWS", 7),
+            (mirror, "_ADD_ROWS", 20),
+        ):
+            self.patch.setattr(module, name, value)
 
     @initialize(seed=st.integers(0, 2**32 - 1))
     def begin(self, seed: int) -> None:
@@ -214,7 +221,8 @@ class SmallParts(GalleryMachine):
         super().begin(seed)
 
     def teardown(self) -> None:
-        faiss_index.SEGMENT_ROWS, mirror._COMPACT_ROWS = self.saved
+        if hasattr(self, "patch"):
+            self.patch.undo()
         super().teardown()
 
 

@@ -1,0 +1,78 @@
+"""What SQL knows of the boxes that the index found."""
+
+from collections.abc import Collection
+from fractions import Fraction
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, bindparam, select
+
+from indexer import schema
+from indexer.filters import from_us
+from indexer.ingest import chunks
+from indexer.query import FoundFrame, Hit
+from indexer.vector_index import Float32, Ids
+
+
+def _of_boxes() -> Select[Any]:
+    box, frame, camera = schema.box.c, schema.frame.c, schema.camera.c
+    return (
+        select(
+            *(box.id, box.x1, box.y1, box.x2, box.y2, box.score),
+            *(frame.captured_at_us, frame.pts_numerator, frame.pts_denominator),
+            *(frame.id, box.source_id, frame.position, box.camera_id, camera.name),
+            *(frame.width, frame.height),
+        )
+        .join(schema.frame, frame.id == box.frame_id)
+        .join(schema.camera, camera.id == box.camera_id)
+        .where(box.id.in_(bindparam("boxes", expanding=True)))
+    )
+
+
+#: Made once: making it would take longer than running it.
+_OF_BOXES = _of_boxes()
+
+
+def read_hits(
+    connection: Connection, ids: Ids, scores: Float32, named: Collection[int] = ()
+) -> list[Hit] | None:
+    """Make hits of boxes and their scores, in the given order.
+
+    Returns
+    -------
+    list or None
+        None when one of the boxes, or of those that the query names, is not there any more.
+    """
+    boxes = ids.tolist()
+    wanted = sorted({*boxes, *named})
+    rows = {
+        row[0]: row
+        for chunk in chunks(wanted)
+        for row in connection.execute(_OF_BOXES, {"boxes": chunk})
+    }
+    if len(rows) < len(wanted):
+        return None
+    return [_hit(rows[box], score) for box, score in zip(boxes, scores.tolist(), strict=True)]
+
+
+def _hit(row: Row[Any], score: float) -> Hit:
+    (box_id, *box_xyxy, detection_score, captured_at_us, pts_numerator, pts_denominator) = row[:9]
+    pts = None if pts_numerator is None else Fraction(pts_numerator, pts_denominator)
+    frame_id, source_id, position, camera_id, camera, width, height = row[9:]
+    x1, y1, x2, y2 = box_xyxy
+    return Hit(
+        box_id,
+        score,
+        (x1, y1, x2, y2),
+        detection_score,
+        FoundFrame(
+            id=frame_id,
+            source_id=source_id,
+            position=position,
+            camera_id=camera_id,
+            camera=camera,
+            captured_at=from_us(captured_at_us),
+            pts_s=pts,
+            width=width,
+            height=height,
+        ),
+    )
