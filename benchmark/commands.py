@@ -120,6 +120,9 @@ def run(
     both_branches: Annotated[
         bool, typer.Option("--both-branches", help="Measure the instance branch beside it.")
     ] = False,
+    through_gallery: Annotated[
+        bool, typer.Option("--through-gallery", help="Ask a gallery too: same numbers, or fail.")
+    ] = False,
     det_threshold: Threshold = 0.5,
     rule: Rule = "oim",
     scaled: Scaled = False,
@@ -148,6 +151,7 @@ def run(
         _size(gallery_size),
         cross_camera,
         both_branches,
+        through_gallery,
         SearchRules(det_threshold, rule, scaled, _pair(cbgm) if cbgm else None),
         precision,
         _device(device),

@@ -32,6 +32,7 @@ from benchmark.reranking import Context, query_context
 from benchmark.scores import calibration, collect_scores, curves, open_set, recall_by_group
 from benchmark.search import NEVER, SearchResult, SearchRules, evaluate_search, rank_queries
 from benchmark.statistics import mean_interval
+from benchmark.through_gallery import through_gallery
 from benchmark.timing import time_stages
 from model import InferenceOptions, load, optimise
 from model.checkpoint import read_config
@@ -59,6 +60,8 @@ class RunOptions:
         The headline: the row that pictures, curves and the other analyses are made of.
     both_branches
         Also measure the instance-aware branch on the gallery, where it is not the headline.
+    through_gallery
+        Also ask a gallery the headline's queries; it has to give the same numbers.
     precision
         `float32` or `bfloat16`; BatchNorm is folded and channels come last in both.
     cache
@@ -71,6 +74,7 @@ class RunOptions:
     gallery_size: int | Literal["all"] | None = None
     cross_camera: bool = False
     both_branches: bool = False
+    through_gallery: bool = False
     rules: SearchRules = field(default_factory=SearchRules)
     precision: Literal["float32", "bfloat16"] = "float32"
     device: str = "cpu"
@@ -187,6 +191,7 @@ def evaluate(
         open_set=analyses["open_set"],
         calibration=analyses["calibration"],
         curves=analyses["curves"],
+        through_gallery=job.through_gallery() if options.through_gallery else None,
     )
     branch = BRANCH_OF[key.query]
     return Evaluation(
@@ -306,6 +311,12 @@ class _Job:
             labelled_only,
         )
         return Detection(recall=found.recall, ap=found.average_precision, precision=found.precision)
+
+    def through_gallery(self) -> dict[str, Any]:
+        """Give the headline's numbers as the gallery answers them."""
+        protocol = self.galleries.main[0]
+        people, queries, _ = self._inputs(protocol, self.headline)
+        return through_gallery(protocol, people, queries, self.options.rules)
 
     def sizes(self) -> list[dict[str, Any]]:
         """Give mAP and top-1 by gallery size, for the curve."""

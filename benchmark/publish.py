@@ -115,6 +115,21 @@ def make_tables(report: Report) -> Iterator[Table]:
         "regression. It holds for galleries like this one: in a larger one the same similarity is "
         "worth less. The error is that on people it was not fitted to.",
     )
+    if report.through_gallery is not None:
+        asked = report.through_gallery
+        yield Table(
+            "Through the gallery",
+            ["asked", "mAP", "top-1"],
+            [
+                ["gallery", percent(asked["mAP"]), percent(asked["top1"])],
+                [
+                    "evaluator, the same float16 embeddings",
+                    percent(asked["evaluator_mAP"]),
+                    percent(asked["evaluator_top1"]),
+                ],
+            ],
+            f"The headline's queries, asked of a gallery with {asked['boxes']} boxes.",
+        )
     if report.sizes:
         yield Table(
             "By gallery size",

@@ -110,6 +110,8 @@ class Report(_Part):
     #: Rows by gallery size.
     sizes: list[dict[str, Any]]
     seconds: dict[str, Any]
+    #: The headline's numbers when the gallery is asked instead; None when it was not.
+    through_gallery: dict[str, Any] | None = None
 
     def find(self, key: ResultKey) -> Result | None:
         """Return a row, None when it was not measured."""

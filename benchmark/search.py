@@ -4,7 +4,7 @@ One matrix product gives all similarities of a block of queries; of the ranking 
 the positives are worked out.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -123,13 +123,14 @@ def evaluate_search(
     queries: FloatArray,
     rules: SearchRules = SearchRules(),
     context: Context | None = None,
+    similarity_of: Callable[[int], FloatArray] | None = None,
 ) -> SearchResult:
     """Score every query of a protocol; parameters and errors are those of `rank_queries`."""
     truth = read_truth(protocol, rules.duplicates)
     result = SearchResult(
         np.zeros(len(protocol)), np.full(len(protocol), NEVER), np.diff(truth.ptr)
     )
-    for ranking in rank_queries(protocol, people, queries, rules, context):
+    for ranking in rank_queries(protocol, people, queries, rules, context, similarity_of):
         if len(ranking.positives):
             share = len(ranking.positives) / result.true_boxes[ranking.query]
             precision = average_precision(ranking.positive_similarity, ranking.similarity)
@@ -144,6 +145,7 @@ def rank_queries(
     queries: FloatArray,
     rules: SearchRules = SearchRules(),
     context: Context | None = None,
+    similarity_of: Callable[[int], FloatArray] | None = None,
 ) -> Iterator[Ranking]:
     """Rank everybody in the gallery of each query, query by query.
 
@@ -157,6 +159,9 @@ def rank_queries(
         Embeddings [Q, E] of the queries at their true boxes.
     context
         The people around the queries, for CBGM.
+    similarity_of
+        Gives a query's similarities to `people.above(rules.det_threshold)` [D] in place of the
+        product of their embeddings; -inf for who is not found.
 
     Yields
     ------
@@ -183,7 +188,11 @@ def rank_queries(
     # The candidates of query q are pairs[q]:pairs[q + 1].
     pairs = np.searchsorted(candidates.entries, truth.ptr)
     for start in range(0, len(protocol), BLOCK):
-        similarities = queries[start : start + BLOCK] @ embeddings.T
+        if similarity_of is None:
+            similarities = queries[start : start + BLOCK] @ embeddings.T
+        else:
+            numbers = range(start, min(start + BLOCK, len(protocol)))
+            similarities = np.stack([similarity_of(number) for number in numbers])
         for offset, similarity in enumerate(similarities):
             query = start + offset
             images = _gallery_images(protocol, query, rules.duplicates)

@@ -102,7 +102,8 @@ sys.modules.update(dict.fromkeys(json.loads(sys.argv[1])))  # None: not importab
 import binet, indexer, model
 for package in (model, indexer):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-        importlib.import_module(module.name)
+        if not module.name.endswith(".migrations.env"):  # Alembic runs it, nobody imports it
+            importlib.import_module(module.name)
 for name in model.__all__:
     getattr(model, name)
 sys.argv = ["binet", "--help"]

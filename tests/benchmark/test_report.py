@@ -42,6 +42,7 @@ def prw_report(setting: dict[str, Path], tmp_path_factory: pytest.TempPathFactor
     result = call(
         "run", "--weights", setting["weights"], "--data", setting["prw"], "--out", out,
         "--branch", "instance", "--query", "crop", "--cache", setting["cache"], "--json",
+        "--through-gallery",
     )  # fmt: skip
     assert result.exit_code == 0
     assert json.loads(result.stdout)["key"]["branch"] == "instance"
@@ -89,6 +90,8 @@ def test_the_numbers_are_those_of_the_plain_evaluator(
 def test_a_report_explains_itself(prw_report: Path) -> None:
     report = read_report(prw_report)
     assert report.settings["det_threshold"] == 0.5
+    assert report.through_gallery is not None
+    assert report.through_gallery["mAP"] == report.through_gallery["evaluator_mAP"]
     assert report.settings["duplicates_rule"] == "oim"
     assert "10" in report.settings["match_rule"]
     assert re.fullmatch(r"[0-9a-f]{64}", report.network["sha256"])
@@ -154,6 +157,7 @@ def test_no_pictures_shows_nobody(setting: dict[str, Path], tmp_path: Path) -> N
         (["--gallery-size", "none"], "give a number, or all"),
         (["--branch", "instance"], "is not measured: with --branch instance the query is a crop"),
         (["--cbgm", "5"], "give two numbers"),
+        (["--through-gallery", "--scaled"], "a gallery neither scales nor re-ranks"),
         (["--weights", "nowhere"], "nowhere"),
     ],
 )
