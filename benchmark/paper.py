@@ -105,7 +105,7 @@ def measured_in(cell: Cell, reports: Sequence[Report]) -> tuple[float | None, st
     for report in sorted(reports, key=lambda r: r.created_at, reverse=True):
         value = _value(cell, report) if is_papers(cell, report) else None
         if value is not None:
-            hardware = report.environment.get("gpu") or report.environment["machine"]
+            hardware = report.environment.get("gpu") or report.environment["cpu"]
             return value, str(hardware)
     return None, ""
 

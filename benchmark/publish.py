@@ -145,7 +145,7 @@ def make_tables(report: Report) -> Iterator[Table]:
         ["stage", "milliseconds"],
         [[words, f"{1000 * seconds[s]:.0f}"] for s, words in STAGES.items() if s in seconds],
         f"Medians over {report.seconds['pictures']} pictures, one at a time, on "
-        f"{report.environment.get('gpu') or report.environment['machine']}.",
+        f"{report.environment.get('gpu') or report.environment['cpu']}.",
     )
 
 
