@@ -45,7 +45,7 @@ benchmark-smoke: $(DEV) ## Run the steps of the GPU benchmark's job on small dra
 	BINET=$(BIN)/binet .ci/benchmark-smoke "$$SMOKE"
 
 test: $(DEV) ## Run all tests
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
 
 lint: $(DEV) ## Check style and format
 	$(BIN)/ruff check .

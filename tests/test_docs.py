@@ -120,6 +120,16 @@ def test_links_and_paths_lead_to_files(page: Path) -> None:
         assert (ROOT / path).exists(), path
 
 
+def test_gallery_python_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
+    (block,) = [block for language, block in FENCE.findall(page) if language == "python"]
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "gallery.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("1.0 gate")
+
+
 def test_readme_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = [block for language, block in FENCE.findall(readme) if language == "python"]
