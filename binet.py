@@ -8,7 +8,8 @@ import sys
 import typer
 
 from benchmark.commands import app as benchmark
-from indexer.commands import demo
+from indexer.commands import demo, index, search
+from indexer.commands import gallery as gallery_commands
 from model.commands import export
 from model.errors import BINetError
 from training.commands import ablation, train
@@ -24,10 +25,13 @@ app = typer.Typer(
 app.command()(ablation)
 app.command()(demo)
 app.command()(export)
+app.command()(index)
+app.command()(search)
 app.command()(synth)
 app.command()(train)
 app.add_typer(benchmark, name="benchmark")
 app.add_typer(data, name="data")
+app.add_typer(gallery_commands, name="gallery")
 
 
 def main() -> None:

@@ -33,3 +33,11 @@ class UnknownBoxError(BINetError, LookupError):
 
 class EncoderError(BINetError):
     """The gallery has no active encoder, or the embedding is another encoder's."""
+
+
+class JobCancelled(BINetError):  # noqa: N818 - nothing is wrong
+    """A job was cancelled; what it had written stays."""
+
+
+class MediaError(BINetError):
+    """A picture cannot be had (its source is gone, or has changed), or cannot be kept."""

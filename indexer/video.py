@@ -3,10 +3,13 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from indexer.errors import SourceError
@@ -45,6 +48,147 @@ class Frame:
 
     timestamp_s: Fraction | None
     picture: Image.Image
+
+
+@dataclass(frozen=True)
+class ClipInfo:
+    """What a container says of its video, without decoding; None where it says nothing.
+
+    Attributes
+    ----------
+    rate
+        Frames per second, on average.
+    created_at
+        When the recording began; without a time zone where the container has none.
+    """
+
+    duration_s: float | None
+    rate: Fraction | None
+    created_at: datetime | None
+
+
+class NumberedFrame:
+    """One frame of a video in the order of display; its pixels are converted when asked for.
+
+    Attributes
+    ----------
+    position
+        Its number among those that can be decoded, from 0.
+    timestamp_s
+        As of `Frame`.
+    """
+
+    def __init__(self, position: int, frame: "VideoFrame") -> None:
+        self.position = position
+        self.timestamp_s = _timestamp(frame)
+        self._frame = frame
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels, before turning."""
+        return self._frame.width, self._frame.height
+
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        """Return uint8 [H, W, 3] RGB, upright."""
+        turned = np.rot90(self._frame.to_ndarray(format="rgb24"), self._frame.rotation % 360 // 90)
+        return np.ascontiguousarray(turned)
+
+
+def clip_info(path: str | Path) -> ClipInfo:
+    """Read what the container says.
+
+    Raises
+    ------
+    SourceError
+        As `read_frames`.
+    """
+    with _opened(Path(path)) as (container, stream):
+        duration_s = None
+        if stream.duration is not None and stream.time_base is not None:
+            duration_s = float(stream.duration * stream.time_base)
+        elif container.duration is not None:
+            duration_s = container.duration / 1_000_000
+        created = container.metadata.get("creation_time") or stream.metadata.get("creation_time")
+        try:
+            created_at = None if created is None else datetime.fromisoformat(created)
+        except ValueError:
+            created_at = None
+        return ClipInfo(duration_s, stream.average_rate or None, created_at)
+
+
+def number_frames(path: str | Path) -> Iterator[NumberedFrame]:
+    """Decode a video from its first frame to its last, on one thread: always the same frames.
+
+    Damaged packets are left out. So is a last frame that is damaged: of a clip that is still being
+    written it is whole only later.
+
+    Raises
+    ------
+    SourceError
+        As `read_frames`.
+    """
+    path = Path(path)
+    waiting: VideoFrame | None = None
+    position = 0
+    with _opened(path) as (container, stream):
+        stream.codec_context.thread_count = 1
+        for frame in _decoded(container, stream):
+            if waiting is not None:
+                yield NumberedFrame(position, waiting)
+                position += 1
+            waiting = frame
+        if waiting is not None and not waiting.is_corrupt:
+            yield NumberedFrame(position, waiting)
+            position += 1
+    if not position:
+        raise _no_frames(path)
+
+
+def packet_times(path: str | Path) -> list[Fraction] | None:
+    """Read the timestamps of all frames without decoding them, in the order of display.
+
+    Returns
+    -------
+    list or None
+        None when packets have no timestamps, or not each its own.
+
+    Raises
+    ------
+    SourceError
+        As `read_frames`.
+    """
+    with _opened(Path(path)) as (container, stream):
+        packets, timestamps, _ = _index(container, stream)
+        if packets != len(timestamps) or stream.time_base is None:
+            return None
+        return [pts * stream.time_base for pts in timestamps]
+
+
+def frame_at(path: str | Path, timestamp_s: Fraction) -> NumberedFrame | None:
+    """Decode the frame with this timestamp, from the keyframe before it.
+
+    Returns
+    -------
+    NumberedFrame or None
+        Its position is 0, whatever its place; None when there is no such frame after that keyframe.
+
+    Raises
+    ------
+    SourceError
+        As `read_frames`.
+    """
+    with _opened(Path(path)) as (container, stream):
+        stream.codec_context.thread_count = 1
+        if stream.time_base is None:
+            return None
+        container.seek(int(timestamp_s / stream.time_base), stream=stream)
+        for frame in _decoded(container, stream):
+            numbered = NumberedFrame(0, frame)
+            if numbered.timestamp_s is None or numbered.timestamp_s > timestamp_s:
+                break
+            if numbered.timestamp_s == timestamp_s:
+                return numbered
+    return None
 
 
 def read_frames(path: str | Path) -> Iterator[Frame]:
@@ -191,9 +335,13 @@ def _frame(frame: "VideoFrame") -> Frame:
     turn = _TURNS.get(frame.rotation % 360)
     if turn is not None:
         picture = picture.transpose(turn)
+    return Frame(_timestamp(frame), picture)
+
+
+def _timestamp(frame: "VideoFrame") -> Fraction | None:
     if frame.pts is None or frame.time_base is None:
-        return Frame(None, picture)
-    return Frame(frame.pts * frame.time_base, picture)
+        return None
+    return frame.pts * frame.time_base
 
 
 def _no_frames(path: Path) -> SourceError:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -67,6 +68,24 @@ def write_checkpoint(
         if old.name != checkpoint.weights:
             old.unlink()
     return checkpoint
+
+
+def in_type(state: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """Turn the floating point tensors of a state into another type; counters stay as they are.
+
+    Raises
+    ------
+    CheckpointError
+        When a number that was finite is not so in the other type.
+    """
+    turned = {
+        name: value.to(dtype) if dtype and value.is_floating_point() else value
+        for name, value in state.items()
+    }
+    for name, value in turned.items():
+        if not bool((value.isfinite() | ~state[name].isfinite()).all()):
+            raise CheckpointError(f"{name} holds numbers that are too large for {dtype}")
+    return turned
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from model.backbones import DOWNLOAD
 from model.binet import BINet
-from model.checkpoint import Checkpoint, write_checkpoint
+from model.checkpoint import Checkpoint, in_type, write_checkpoint
 from model.config import BINetConfig
 from model.preprocessing import Preprocessing
 
@@ -47,7 +47,10 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> tuple[BINet,
 
 
 def save(
-    network: BINet, folder: str | Path, provenance: Mapping[str, Any] | None = None
+    network: BINet,
+    folder: str | Path,
+    provenance: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Checkpoint:
     """Write a checkpoint atomically, the OIM memory included.
 
@@ -55,6 +58,15 @@ def save(
     ----------
     provenance
         What to remember of the training (data, recipe, figures), beside what is known already.
+    dtype
+        Type of floating point numbers in the file, such as `torch.float16` for half the size; None
+        keeps that of the network. `load` gives float32 again.
+
+    Raises
+    ------
+    CheckpointError
+        When a number is too large for `dtype`.
     """
     known = {**network.provenance, **(provenance or {})}
-    return write_checkpoint(folder, network.config, network.checkpoint_state(), known)
+    state = network.checkpoint_state()
+    return write_checkpoint(folder, network.config, in_type(state, dtype), known)

@@ -124,6 +124,8 @@ class BatchStream(Sampler[list[Key]]):
         How many crops there are, and how many join each batch of one process.
     rank, world_size
         This process, and how many there are.
+    crops_alone
+        So many batches at the beginning of the run hold no scenes, and so many crops.
     """
 
     def __init__(
@@ -137,12 +139,14 @@ class BatchStream(Sampler[list[Key]]):
         crops_per_batch: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        crops_alone: tuple[int, int] = (0, 0),
     ) -> None:
         self.groups = np.zeros(scenes, int) if groups is None else np.asarray(groups)
         self.batch_size = batch_size
         self.seed = seed
         self.start = start
         self.crops, self.crops_per_batch = crops, crops_per_batch if crops else 0
+        self.alone_batches, self.alone_per_batch = crops_alone if crops else (0, 0)
         self.rank, self.world_size = rank, world_size
         self._order: tuple[int, npt.NDArray[np.int64]] | None = None
 
@@ -164,11 +168,15 @@ class BatchStream(Sampler[list[Key]]):
     def __iter__(self) -> Iterator[list[Key]]:
         per_epoch = len(self.epoch(0))
         number = self.start
+        while number < self.alone_batches:
+            yield self._crops(number)
+            number += 1
         while True:
-            epoch = number // per_epoch
+            epoch = (number - self.alone_batches) // per_epoch
             batches = self.epoch(epoch)
-            while number // per_epoch == epoch:
-                own = self._own(batches[number % per_epoch], self.batch_size)
+            while (number - self.alone_batches) // per_epoch == epoch:
+                place = (number - self.alone_batches) % per_epoch
+                own = self._own(batches[place], self.batch_size)
                 yield [Key(False, scene, epoch) for scene in own] + self._crops(number)
                 number += 1
 
@@ -177,11 +185,12 @@ class BatchStream(Sampler[list[Key]]):
 
     def _crops(self, number: int) -> list[Key]:
         """Crops of a batch: they go round in an order of their own."""
-        size = self.crops_per_batch * self.world_size
+        alone = min(number, self.alone_batches)
+        before = alone * self.alone_per_batch + (number - alone) * self.crops_per_batch
+        size = self.alone_per_batch if number < self.alone_batches else self.crops_per_batch
+        first = before * self.world_size
         keys = []
-        for place in self._own(
-            list(range(number * size, (number + 1) * size)), self.crops_per_batch
-        ):
+        for place in self._own(list(range(first, first + size * self.world_size)), size):
             epoch, index = divmod(place, self.crops)
             keys.append(Key(True, int(self._crop_order(epoch)[index]), epoch))
         return keys

@@ -14,6 +14,10 @@ def train(
         list[Path] | None,
         typer.Option(metavar="DIR", help="Person crops that join the batches; may be repeated."),
     ] = None,
+    crops_held_out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Crops of other people, to validate on."),
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a field.")
     ] = None,
@@ -31,7 +35,7 @@ def train(
     import torch
     import torch.distributed as dist
 
-    from training.datasets.crops import number_crops
+    from training.datasets.crops import number_crops, read_crops
     from training.datasets.opening import open_dataset
     from training.loop import FINAL, Process
     from training.loop import train as run
@@ -41,8 +45,12 @@ def train(
     from training.validation import hold_out
 
     resolved = load_recipe(recipe, settings or [])
-    scenes, held_out, pids = hold_out(open_dataset(data).train, resolved.hold_out, resolved.seed)
-    labelled_crops, pids = number_crops(crops or [], pids)
+    dataset = open_dataset(data)
+    scenes, held_out, pids = hold_out(dataset.train, resolved.hold_out, resolved.seed)
+    # Where people of the scenes are held out, crops of theirs must not be trained on.
+    labelled_crops, pids = number_crops(
+        crops or [], pids, None if resolved.hold_out else dataset.pid_of
+    )
     process = Process.from_environment()
     if device == "auto":
         local = int(os.environ.get("LOCAL_RANK", "0"))
@@ -66,6 +74,7 @@ def train(
             process,
             labelled_crops,
             held_out,
+            read_crops(crops_held_out) if crops_held_out else None,
         )
     finally:
         if dist.is_initialized():

@@ -22,11 +22,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from model import BINet, create, save, total_loss
 from model.annotations import AnnotatedScene
-from model.backbones import batchnorms
+from model.backbones import RANDOM, batchnorms
+from model.checkpoint import load_strictly, read_config, read_state
 from model.provenance import environment
 from training.augment import Augment
 from training.batches import Batch, BatchStream, TrainingData, loader, shape_groups
-from training.datasets.crops import LabelledCrop
+from training.crop_losses import crop_losses
+from training.datasets.crops import Crop, CropSource, LabelledCrop
 from training.errors import RunError
 from training.recipe import Recipe, dump_recipe, parse_recipe
 from training.record import BEST, LOG, VALIDATION, Record, Tracker, use_average
@@ -84,6 +86,7 @@ def train(
     process: Process | None = None,
     crops: Sequence[LabelledCrop] = (),
     held_out: Sequence[AnnotatedScene] = (),
+    held_out_crops: tuple[CropSource, Sequence[Crop]] | None = None,
 ) -> BINet:
     """Train a network and leave it in `out/final`.
 
@@ -104,6 +107,9 @@ def train(
     held_out
         Scenes to validate on, with people who are in none of the others. The best network by the
         mAP of scene queries is kept in `out/best`.
+    held_out_crops
+        Crops of people whom no other crop and no scene shows: the crop encoder is validated on
+        them. Without scenes to validate on, it decides which network is the best.
 
     Raises
     ------
@@ -113,10 +119,17 @@ def train(
     """
     process = process or Process()
     _require_data(recipe, scenes, crops, held_out)
+    if recipe.crops_alone_steps and process.world_size > 1:
+        raise RunError(
+            "crops_alone_steps is for one process: set it to 0, or start without torchrun"
+        )
     _open_run(out, recipe, resume, process)
     torch.manual_seed(recipe.seed)
-    network = create(recipe.network_config(num_pids), recipe.backbone_weights)[0]
+    network = _new_network(recipe, num_pids)
+    _freeze(network, recipe.train_only)
     network.to(device).train()
+    if recipe.channels_last:
+        network.to(memory_format=torch.channels_last)
     if recipe.precision == "bfloat16":
         network.bfloat16_parts = frozenset({"trunk", "rpn", "head"})
     optimiser = _optimiser(recipe, network)
@@ -139,6 +152,7 @@ def train(
         crops_per_batch=recipe.crops_per_batch,
         rank=process.rank,
         world_size=process.world_size,
+        crops_alone=(recipe.crops_alone_steps * recipe.accumulation, recipe.crops_alone_batch),
     )
     batches = iter(loader(data, stream, recipe.workers))
     forward = _forward(network, recipe, process)
@@ -150,7 +164,17 @@ def train(
     }
     # Only one process writes; the others wait for it at their next exchange of gradients.
     record = (
-        Record(recipe, out, network, average, trackers, held_out, scenes, provenance)
+        Record(
+            recipe,
+            out,
+            network,
+            average,
+            trackers,
+            held_out,
+            scenes,
+            provenance,
+            held_out_crops,
+        )
         if process.writes
         else None
     )
@@ -184,6 +208,28 @@ def train(
     if process.writes:
         save(network, out / FINAL, {**provenance, "step": recipe.steps})
     return network
+
+
+def _new_network(recipe: Recipe, num_pids: int) -> BINet:
+    config = recipe.network_config(num_pids)
+    if not recipe.start_from:
+        return create(config, recipe.backbone_weights)[0]
+    network = create(config, RANDOM)[0]
+    checkpoint = read_config(recipe.start_from)
+    load_strictly(network, read_state(recipe.start_from, checkpoint))
+    network.provenance = {"start_from": checkpoint.provenance}
+    return network
+
+
+def _freeze(network: BINet, train_only: list[str]) -> None:
+    """Stop the training of all parameters but these; BatchNorm's statistics are not parameters."""
+    names = [name for name, _ in network.named_parameters()]
+    for prefix in train_only:
+        if not any(name.startswith(prefix) for name in names):
+            raise RunError(f"train_only: no parameter's name begins with {prefix!r}")
+    for name, parameter in network.named_parameters() if train_only else ():
+        if not name.startswith(tuple(train_only)):
+            parameter.requires_grad_(False)
 
 
 def _require_data(
@@ -231,8 +277,12 @@ def _step(
             else nullcontext()
         )
         with exchange:
-            losses = forward(batch.scenes, batch.targets, batch.crops)
-            loss = total_loss(losses)
+            if batch.scenes:
+                losses = forward(batch.scenes, batch.targets, batch.crops)
+                loss = total_loss(losses)
+            else:
+                losses = crop_losses(network, batch.crops) if batch.crops else {}
+                loss = torch.stack(list(losses.values())).sum()
             if not bool(loss.isfinite()):
                 _stop_on(losses, batch, step, out)
             (loss / len(batches)).backward()  # type: ignore[no-untyped-call]

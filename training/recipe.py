@@ -52,6 +52,9 @@ class Recipe(BaseModel):
     network: dict[str, Any] = {}
     #: `download`, a file, or `random`; see `model.create`.
     backbone_weights: str = "download"
+    #: Folder of a checkpoint to begin with, OIM's memory included, in place of ImageNet weights:
+    #: one of another run on the same people. Empty is off.
+    start_from: str = ""
 
     # --- batches ------------------------------------------------------------------------------
     #: Scenes that go through the network together, on each process.
@@ -60,6 +63,13 @@ class Recipe(BaseModel):
     accumulation: Count = 1
     #: Person crops (`--crops`) that join each batch, in the instance-aware branch.
     crops_per_batch: NonNegative = 0
+    #: Steps at the beginning of the run that see crops alone, and whose BatchNorm takes the
+    #: statistics of crops; 0 is off. Ours: docs/weights.md says why.
+    crops_alone_steps: NonNegative = 0
+    #: Crops of each batch of these steps, on each process.
+    crops_alone_batch: Count = 64
+    #: Beginnings of the names of the parameters that are trained, such as `rpn`; empty is all.
+    train_only: list[str] = []
     #: Random changes of scenes and crops.
     augmentation: Augmentation = Augmentation()
     #: Upright and wide scenes in batches of their own: less padding.
@@ -95,6 +105,8 @@ class Recipe(BaseModel):
     # --- how it is computed -------------------------------------------------------------------
     #: bfloat16 computes trunk, RPN and head in bfloat16; weights and losses stay float32.
     precision: Literal["float32", "bfloat16"] = "float32"
+    #: Weights and maps in the order of memory that convolutions on a CPU are fastest with.
+    channels_last: bool = False
     #: torch.compile for the trunk.
     compile: bool = False
     #: Decides weights that start at random, the order of the scenes, flips and RoI sampling.
@@ -124,6 +136,8 @@ class Recipe(BaseModel):
             raise ValueError(
                 f"crops_per_batch needs an instance-aware branch: {self.variant} has none"
             )
+        if self.crops_alone_steps and not self.crops_per_batch:
+            raise ValueError("crops_alone_steps needs crops_per_batch")
         if self.cosine and self.lr_drops:
             raise ValueError("cosine and lr_drops exclude each other")
         return self

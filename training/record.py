@@ -13,7 +13,9 @@ from torchvision.utils import draw_bounding_boxes
 from model import BINet, read_picture, save
 from model.annotations import AnnotatedScene
 from model.preprocessing import to_rgb
+from training.datasets.crops import Crop, CropSource
 from training.recipe import Recipe
+from training.reid_validation import validate_crops
 from training.validation import validate
 
 LOG = "log.jsonl"
@@ -22,6 +24,7 @@ VALIDATION = "validation.jsonl"
 BEST = "best"
 #: What makes a network the best.
 CRITERION = "scene_mAP"
+CROP_CRITERION = "reid_mAP"
 #: Scenes that are drawn for the trackers, each time the same.
 PICTURES = 4
 
@@ -55,6 +58,8 @@ class Record:
         Those that are trained on: drawn where none are held out.
     provenance
         Saved with every checkpoint.
+    held_out_crops
+        Crops to validate on, or none.
     """
 
     def __init__(
@@ -67,6 +72,7 @@ class Record:
         held_out: Sequence[AnnotatedScene],
         scenes: Sequence[AnnotatedScene],
         provenance: dict[str, Any],
+        held_out_crops: tuple[CropSource, Sequence[Crop]] | None = None,
     ) -> None:
         self.recipe = recipe
         self.out = out
@@ -76,6 +82,8 @@ class Record:
         self.held_out = held_out
         self.drawn = [scene for scene in held_out or scenes if len(scene)][:PICTURES]
         self.provenance = provenance
+        self.held_out_crops = held_out_crops
+        self.criterion = CRITERION if held_out else CROP_CRITERION
 
     def forget_after(self, step: int) -> None:
         """Remove the lines of steps that a resumed run does again."""
@@ -94,7 +102,8 @@ class Record:
             self._append(LOG, done, numbers)
             for tracker in self.trackers:
                 tracker.scalars(done, numbers)
-        validates = self.held_out and (done % self.recipe.validate_every == 0 or last)
+        measured = self.held_out or self.held_out_crops
+        validates = measured and (done % self.recipe.validate_every == 0 or last)
         draws = self.trackers and (done % self.recipe.checkpoint_every == 0 or last)
         if validates or draws:
             with _evaluated(self.network, self.average):
@@ -106,9 +115,11 @@ class Record:
                         tracker.pictures(done, pictures)
 
     def _validate(self, done: int) -> None:
-        metrics = validate(self.network, self.held_out)
-        before = [line[CRITERION] for line in _lines(self.out / VALIDATION)]
-        if metrics[CRITERION] > max(before, default=-1.0):
+        metrics = validate(self.network, self.held_out) if self.held_out else {}
+        if self.held_out_crops:
+            metrics |= validate_crops(self.network, *self.held_out_crops)
+        before = [line[self.criterion] for line in _lines(self.out / VALIDATION)]
+        if metrics[self.criterion] > max(before, default=-1.0):
             save(self.network, self.out / BEST, {**self.provenance, "step": done, **metrics})
         self._append(VALIDATION, done, metrics)
         for tracker in self.trackers:

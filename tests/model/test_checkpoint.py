@@ -56,6 +56,25 @@ def test_a_trained_network_comes_back_whole(tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded.detect([picture])[0].embeddings, expected)
 
 
+def test_half_the_size_in_float16(tmp_path: Path) -> None:
+    network = small_network()
+    save(network, tmp_path / "whole")
+    save(network, tmp_path / "half", dtype=torch.float16)
+    sizes = [weights_file(tmp_path / name).stat().st_size for name in ("whole", "half")]
+    assert 0.5 <= sizes[1] / sizes[0] < 0.52
+    loaded, _ = load(tmp_path / "half")
+    for name, value in network.state_dict().items():
+        found = loaded.state_dict()[name]
+        assert found.dtype == value.dtype, name
+        expected = value.half().float() if value.is_floating_point() else value
+        assert torch.equal(found, expected), name
+    with torch.no_grad():
+        network.predictor.score.bias.fill_(1e6)
+    with pytest.raises(CheckpointError, match=r"score\.bias holds numbers that are too large"):
+        save(network, tmp_path / "half", dtype=torch.float16)
+    assert load(tmp_path / "half")[0].config == network.config  # the old one is still there
+
+
 def test_the_files_explain_themselves(saved: Path) -> None:
     document = json.loads((saved / CONFIG_NAME).read_text())
     assert document["config"]["backbone"] == "mobilenet_v2"

@@ -47,9 +47,8 @@ def run(data: Path, out: Path, *arguments: str) -> Result:
 
 def test_a_run_with_everything_on(data: Path, tmp_path: Path) -> None:
     crops = str(crop_folder(tmp_path))
-    result = run(
-        data, tmp_path / "run", "--tensorboard", "--crops", crops, "--set", "crops_per_batch=2"
-    )
+    more = ["--crops", crops, "--set", "crops_per_batch=2", "--crops-held-out", crops]
+    result = run(data, tmp_path / "run", "--tensorboard", *more)
     assert result.exit_code == 0, result.output
     assert "binet after 4 steps" in result.output
     network, _ = load(tmp_path / "run" / "final")
@@ -57,6 +56,7 @@ def test_a_run_with_everything_on(data: Path, tmp_path: Path) -> None:
     assert (tmp_path / "run" / "best" / "config.json").is_file()
     validated = (tmp_path / "run" / "validation.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in validated] == [2, 4]
+    assert all({"scene_mAP", "reid_mAP"} <= json.loads(line).keys() for line in validated)
 
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     events.Reload()

@@ -6,7 +6,7 @@ import os
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +23,8 @@ MARKET_NAME = re.compile(r"(-1|\d{4,})_c(\d+)s\d+_\d+_\d+\.jpe?g", re.IGNORECASE
 #: Market-1501's number of its background boxes.
 MARKET_DISTRACTOR = 0
 COLUMNS = ("file", "id", "camera")
+#: A further column of an index: the `person_id` that the crop's person has in the scenes, or empty.
+PERSON_COLUMN = "person_id"
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,15 @@ class Crop:
         The dataset's own number, or `UNLABELLED`.
     camera
         From 1, as the dataset numbers them.
+    person
+        The person's own number in the scenes that are trained on beside the crops; None for people
+        who are not in them.
     """
 
     name: str
     pid: int
     camera: int
+    person: int | None = None
 
 
 class CropSource:
@@ -133,24 +139,43 @@ class LabelledCrop:
         return self.source.open(self.name)
 
 
-def number_crops(paths: Sequence[Path], first_pid: int) -> tuple[list[LabelledCrop], int]:
+def number_crops(
+    paths: Sequence[Path], first_pid: int, pid_of: Mapping[int, int] | None = None
+) -> tuple[list[LabelledCrop], int]:
     """Read datasets of crops to train on; all their people are taken for different ones.
 
     Parameters
     ----------
     first_pid
         Number of the first person: how many the scenes have.
+    pid_of
+        From a person's own number in the scenes to the row of the look-up table, for the crops
+        whose index says that they show somebody of the scenes.
 
     Returns
     -------
     The crops, and the number of people of scenes and crops together.
+
+    Raises
+    ------
+    DatasetError
+        When a crop shows somebody of the scenes who is not in them.
     """
     labelled = []
     for path in paths:
         source, crops = read_crops(path)
-        rows = {pid: first_pid + i for i, pid in enumerate(sorted({crop.pid for crop in crops}))}
+        known = {crop.pid: crop.person for crop in crops if crop.person is not None}
+        absent = sorted({person for person in known.values() if person not in (pid_of or {})})
+        if absent:
+            raise DatasetError(
+                f"{path}: {PERSON_COLUMN} {some(list(map(str, absent)))} of the index are not "
+                "among the people of the scenes that are trained on"
+            )
+        new = sorted({crop.pid for crop in crops} - known.keys())
+        rows = {pid: first_pid + i for i, pid in enumerate(new)}
+        first_pid += len(new)
+        rows |= {pid: (pid_of or {})[person] for pid, person in known.items()}
         labelled += [LabelledCrop(source, crop.name, rows[crop.pid]) for crop in crops]
-        first_pid += len(rows)
     return labelled, first_pid
 
 
@@ -216,12 +241,14 @@ def _indexed(index: Path, source: CropSource) -> list[Crop]:
         for row in rows:
             try:
                 pid, camera = int(row["id"]), int(row["camera"])
+                person = int(row[PERSON_COLUMN]) if row.get(PERSON_COLUMN) else None
             except (TypeError, ValueError) as error:
                 raise DatasetError(
-                    f"{index}:{rows.line_num}: id and camera must be whole numbers"
+                    f"{index}:{rows.line_num}: id and camera must be whole numbers, and "
+                    f"{PERSON_COLUMN} if it is there"
                 ) from error
             if row["file"] in paths:
-                crops.append(Crop(paths[row["file"]], max(pid, UNLABELLED), camera))
+                crops.append(Crop(paths[row["file"]], max(pid, UNLABELLED), camera, person))
             else:
                 missing.append(row["file"])
     if missing:

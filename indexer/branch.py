@@ -1,0 +1,104 @@
+"""The network as the indexer and the search use it. The one module here that loads weights."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+import torch
+
+from indexer.decode_protocol import Pixels
+from model import (
+    BINet,
+    BINetConfig,
+    Detections,
+    InferenceOptions,
+    Picture,
+    Preprocessing,
+    Scene,
+    load,
+    optimise,
+)
+from model.checkpoint import read_config
+from model.detections import FloatArray
+from model.errors import BINetError
+
+Precision = Literal["float32", "bfloat16"]
+
+
+class DeviceError(BINetError):
+    """The device that was asked for is not there."""
+
+
+def preprocess_digest(config: BINetConfig) -> str:
+    """SHA-256 of how a picture becomes the network's input."""
+    document = config.preprocessing.model_dump(mode="json")
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+class NetworkBranch:
+    """A checkpoint's network, made faster: `indexer.work.SearchBranch`, and queries.
+
+    Parameters
+    ----------
+    network
+        In evaluation mode, on its device.
+    weights_sha256
+        Of the checkpoint.
+    """
+
+    def __init__(
+        self, network: BINet, weights_sha256: str, precision: Precision = "float32"
+    ) -> None:
+        self.weights_sha256 = weights_sha256
+        self.preprocess_sha256 = preprocess_digest(network.config)
+        self.dimension = network.config.embedding_dim
+        self._preprocessing = Preprocessing(network.config.preprocessing)
+        self._network = optimise(
+            network,
+            InferenceOptions(
+                fold_batchnorm=True, channels_last=True, bfloat16=precision == "bfloat16"
+            ),
+        )
+
+    @classmethod
+    def load(
+        cls, folder: str | Path, device: str = "cpu", precision: Precision = "float32"
+    ) -> Self:
+        """Load a checkpoint.
+
+        Raises
+        ------
+        CheckpointError, DeviceError
+            When it cannot be loaded, or there is no such device.
+        """
+        try:
+            # Something has to be put there: a name alone is never refused.
+            torch.zeros(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise DeviceError(f"There is no device {device!r} here; leave --device out") from error
+        network, _ = load(folder, device)
+        return cls(network, read_config(folder).sha256, precision)
+
+    def prepare(self, pixels: Pixels) -> Scene:
+        """Make a scene of uint8 [H, W, 3] RGB."""
+        return self._preprocessing.scene(pixels)
+
+    def detect(self, scenes: list[Scene]) -> list[Detections]:
+        """Find the people of prepared scenes, all in one go where they are of one size."""
+        return self._network.detect(scenes, batch_size=max(len(scenes), 1))
+
+    def embed_crop(self, crop: Picture) -> FloatArray:
+        """Embed a crop of one person by the instance-aware branch: float32 [1, D]."""
+        return self._network.embed_crops([crop])
+
+    def embed_box(self, scene: Picture, box_xyxy: tuple[float, float, float, float]) -> FloatArray:
+        """Embed a person marked in a scene by the search branch: float32 [1, D].
+
+        Raises
+        ------
+        ValueError
+            When the box has no area inside the scene.
+        """
+        return self._network.embed_boxes(scene, np.array([box_xyxy], np.float32))

@@ -1,0 +1,206 @@
+"""`binet index`: what the options mean, and what is shown."""
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+from indexer.branch import NetworkBranch, Precision
+from indexer.capture_time import CaptureTime, Clock
+from indexer.errors import GalleryError, SourceError
+from indexer.gallery import Gallery
+from indexer.indexing import KIND, Indexed, index_sources
+from indexer.jobs import resumable
+from indexer.progress import Progress
+from indexer.region import Region, parse_polygon
+from indexer.work import IndexOptions, Keep
+
+
+@dataclass(frozen=True)
+class IndexRequest:
+    """What a job is asked for; its row holds this as JSON.
+
+    Attributes
+    ----------
+    sources, weights
+        Absolute paths.
+    start, roi
+        As given on the command line.
+    """
+
+    sources: list[str]
+    weights: str
+    camera: str | None = None
+    start: str | None = None
+    utc_offset: str = "+00:00"
+    fps: float | None = None
+    roi: str | None = None
+    min_height: float = 0.0
+    device: str = "cpu"
+    precision: Precision = "float32"
+    batch: int = 8
+    workers: int = 2
+    keep: str = Keep.OFF.value
+    #: Room for what later versions ask.
+    more: dict[str, Any] = field(default_factory=dict)
+
+    def options(self) -> IndexOptions:
+        """Read the options.
+
+        Raises
+        ------
+        SourceError
+            When one of them cannot be read.
+        """
+        offset = parse_offset(self.utc_offset)
+        polygon = None if self.roi is None else parse_polygon(self.roi)
+        start = None
+        if self.start is not None:
+            start = CaptureTime(parse_time(self.start, offset), Clock.GIVEN)
+        return IndexOptions(
+            camera=self.camera,
+            start=start,
+            utc_offset=offset,
+            fps=self.fps,
+            region=Region(polygon, self.min_height),
+            batch=self.batch,
+            workers=self.workers,
+            keep=Keep(self.keep),
+        )
+
+
+def parse_offset(text: str) -> timedelta:
+    """Read `+02:00`.
+
+    Raises
+    ------
+    SourceError
+        When it is none.
+    """
+    try:
+        offset = datetime.strptime(text, "%z").utcoffset()
+    except ValueError:
+        offset = None
+    if offset is None:
+        raise SourceError(f"{text!r} is no offset from UTC: write it like +02:00")
+    return offset
+
+
+def parse_time(text: str, utc_offset: timedelta = timedelta(0)) -> datetime:
+    """Read an ISO 8601 time, as one in UTC.
+
+    Raises
+    ------
+    SourceError
+        When it is none.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise SourceError(
+            f"{text!r} is no time: write it like 2026-03-28T21:00:05+01:00"
+        ) from error
+    if moment.utcoffset() is None:
+        moment = moment.replace(tzinfo=timezone(utc_offset))
+    return moment.astimezone(UTC)
+
+
+def run_index(
+    url: str,
+    request: IndexRequest | None,
+    show: Callable[[Progress], None] | None = None,
+) -> Indexed:
+    """Index what is asked for; without a request, go on with the last job.
+
+    Raises
+    ------
+    GalleryError
+        When there is nothing to resume.
+    """
+    job_id = None
+    with contextlib.ExitStack() as stack:
+        if request is None:
+            gallery = stack.enter_context(Gallery.open(url))
+            job = resumable(gallery.database, KIND)
+            if job is None:
+                raise GalleryError("There is nothing to resume: the last job is done")
+            request, job_id = IndexRequest(**job.request), job.id
+            options = request.options()
+            branch = NetworkBranch.load(request.weights, request.device, request.precision)
+        else:
+            # A new gallery is made only once everything else is in order.
+            options = request.options()
+            branch = NetworkBranch.load(request.weights, request.device, request.precision)
+            gallery = stack.enter_context(Gallery.open(url, create=True))
+        return index_sources(
+            gallery,
+            branch,
+            request.sources,
+            options,
+            request=asdict(request),
+            job_id=job_id,
+            on_progress=show,
+        )
+
+
+@contextlib.contextmanager
+def progress_bar() -> Iterator[Callable[[Progress], None] | None]:
+    """Show a bar on a terminal; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[counts]}"),
+        TimeRemainingColumn(),
+    )
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("indexing", total=1.0, counts="")
+
+        def show(now: Progress) -> None:
+            about = "?" if now.frames_all is None else str(now.frames_all)
+            bar.update(
+                task,
+                completed=now.share,
+                counts=f"{now.counts.frames}/{about} frames, {now.frames_per_s:.1f}/s, "
+                f"{now.counts.new_boxes} boxes",
+            )
+
+        yield show
+
+
+def as_json(result: Indexed) -> str:
+    """Return a result as one JSON object."""
+    return json.dumps(asdict(result), indent=2)
+
+
+def summary(result: Indexed) -> list[str]:
+    """Return a result as lines to read."""
+    report = result.report
+    lines = [
+        f"job {result.job_id}: {result.discovered} files discovered, {result.indexed} indexed "
+        f"({result.unchanged} of them were there already), {result.failed} failed",
+        f"new: {result.new_frames} frames, {result.new_boxes} boxes",
+        f"{report['frames']} frames in {report['seconds']:.1f} s, "
+        f"{report['frames_per_s']:.2f} frames per second; the network was busy "
+        f"{report['network_busy_share']:.0%} of the time",
+    ]
+    lines += [
+        f"  {name:<10} busy {stage['busy_s']:.1f} s, waited {stage['waited_s']:.1f} s, held back "
+        f"{stage['blocked_s']:.1f} s"
+        for name, stage in report["stages"].items()
+    ]
+    if result.ignored:
+        lines.append(f"{result.ignored} files are neither pictures, videos nor archives")
+    lines += [f"failed: {Path(f.uri).name}: {f.reason}" for f in result.failures]
+    return lines

@@ -1,0 +1,63 @@
+"""Indexes, and kills itself without warning at a given SQL statement. Run by `test_crashes`.
+
+python -m tests.indexer.crash_child GALLERY SOURCE STATEMENT
+
+Statement 0 is none. A line with the number of frames is printed after each commit; with statement 0
+the last line is how many statements there were.
+"""
+
+import os
+import signal
+import sys
+from itertools import count
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Engine, event
+
+from indexer import vector_index
+from indexer.gallery import Gallery
+from indexer.indexing import KIND, index_sources
+from indexer.jobs import resumable
+from indexer.progress import Progress
+from indexer.work import IndexOptions, Keep
+from tests.indexer.fake_branch import FakeBranch
+
+BATCH = 3
+
+
+def main(place: str, source: str, last_statement: int) -> None:
+    # Loading torch would take longer than all the rest.
+    vector_index.widen = lambda vectors: vectors.astype(np.float32)
+    numbers = count(1)
+    reached = 0
+
+    def step(*_: Any) -> None:
+        nonlocal reached
+        reached = next(numbers)
+        if reached == last_statement:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    # Commits count too: just before one, everything of a batch is written and nothing is kept.
+    event.listen(Engine, "before_cursor_execute", step)
+    event.listen(Engine, "commit", step)
+    with Gallery.open(place, create=True) as gallery:
+        before = gallery.stats().frames
+
+        def show(progress: Progress) -> None:
+            print(before + progress.counts.new_frames, flush=True)
+
+        job = resumable(gallery.database, KIND)
+        index_sources(
+            gallery,
+            FakeBranch(),
+            [source],
+            IndexOptions(batch=BATCH, workers=1, keep=Keep.THUMBNAILS),
+            job_id=None if job is None else job.id,
+            on_progress=show,
+        )
+    print(reached, flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
