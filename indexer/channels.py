@@ -64,6 +64,11 @@ class Channel(Generic[Item]):
             self._changed.notify_all()
             return item
 
+    def check(self) -> None:
+        """Do nothing, but raise `ChannelClosed` after `abort`."""
+        if self._aborted:
+            raise ChannelClosed
+
     def finish(self) -> None:
         """Say that one producer has put its last item."""
         with self._changed:

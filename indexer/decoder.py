@@ -3,7 +3,7 @@
 import multiprocessing
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Self
@@ -33,10 +33,18 @@ class Decoder:
     """A decoder process, started at the first request and again after it was lost.
 
     One thread at a time may use it.
+
+    Parameters
+    ----------
+    alive
+        Called at every sign of life; what it raises ends the request, and the process.
     """
 
-    def __init__(self, limits: Limits = Limits()) -> None:  # noqa: B008 - it is immutable
-        self.limits = limits
+    def __init__(
+        self, limits: Limits | None = None, alive: Callable[[], None] | None = None
+    ) -> None:
+        self.limits = limits or Limits()
+        self._alive = alive
         self._process: SpawnProcess | None = None
         self._connection: Connection | None = None
 
@@ -67,6 +75,8 @@ class Decoder:
                 if waited > self.limits.clip_s:
                     raise DecoderLostError(f"decoding it took more than {self.limits.clip_s:g} s")
                 reply = connection.recv()
+                if self._alive is not None:
+                    self._alive()
                 if isinstance(reply, protocol.End):
                     finished = True
                     return

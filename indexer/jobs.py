@@ -296,7 +296,7 @@ def _is_alive(process: dict[str, Any] | None) -> bool:
     except PermissionError:
         pass
     # Numbers of processes come again.
-    return bool(_began(pid) == process["began"]) and pid != os.getpid()
+    return bool(_began(pid) == process["began"])
 
 
 def _began(pid: int) -> str | None:

@@ -112,8 +112,10 @@ class Pipeline:
             spent.blocked_s += watch.lap()
 
         try:
-            with Decoder(self._stages.limits) as decoder:
-                reader = Reader(decoder, self._database, self._scope, self._stages.options, emit)
+            alive = self._decoded.check
+            with Decoder(self._stages.limits, alive) as decoder:
+                options = self._stages.options
+                reader = Reader(decoder, self._database, self._scope, options, emit, alive)
                 while (task := tasks.next()) is not None:
                     reader.read(task)
         finally:

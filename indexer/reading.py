@@ -54,6 +54,8 @@ class Reader:
     ----------
     emit
         Takes each batch; may wait, and may raise to end the reading.
+    alive
+        Called while files are hashed; may raise to end the reading.
     """
 
     def __init__(
@@ -63,12 +65,14 @@ class Reader:
         scope: Scope,
         options: IndexOptions,
         emit: Callable[[Batch], None],
+        alive: Callable[[], None] | None = None,
     ) -> None:
         self._decoder = decoder
         self._database = database
         self._scope = scope
         self._options = options
         self._emit = emit
+        self._alive = alive
         self._batch = Batch()
 
     def read(self, task: Task) -> None:
@@ -120,7 +124,7 @@ class Reader:
         hashed = []
         for file in files:
             try:
-                hashed.append((file, hash_file(file.path)))
+                hashed.append((file, hash_file(file.path, self._alive)))
             except SourceError as error:
                 self._end(file, Status.FAILED, str(error))
         return hashed
@@ -187,7 +191,7 @@ class Reader:
     def _read_video(self, file: SourceFile) -> None:
         source_id = None
         try:
-            digest = hash_file(file.path)
+            digest = hash_file(file.path, self._alive)
             with self._database.read() as connection:
                 known = known_clip(connection, self._scope, digest)
                 earlier = None if known else earlier_clip(connection, self._scope, file)

@@ -262,6 +262,20 @@ def in_order_but_unfinished(place: Path) -> bool:
         return not any(finding.is_problem for finding in check(gallery.database))
 
 
+def test_a_job_that_runs_is_not_started_again(tmp_path: Path, archive: Path) -> None:
+    refused: list[str] = []
+
+    def start_again(_: object) -> None:
+        with pytest.raises(GalleryError, match="is running") as error:
+            run_index(tmp_path / "g", [archive], job_id=1)
+        refused.append(str(error.value))
+
+    result = run_index(tmp_path / "g", [archive], on_progress=start_again)
+    assert refused
+    assert (result.job_id, result.indexed) == (1, 7)
+    assert [job.state for job in jobs_of(tmp_path / "g")] == [JobState.DONE]
+
+
 def test_ctrl_c_is_a_cancelled_job(tmp_path: Path, archive: Path) -> None:
     class Interrupted(FakeBranch):
         def detect(self, scenes: list[Any]) -> list[Any]:
