@@ -298,7 +298,7 @@ def _run(
             options,
             lambda done, total: bar.update(task, completed=done, total=total),
         )
-    publish(evaluation, options.rules, out, pictures=pictures)
+    publish(evaluation, out, pictures=pictures)
     head = evaluation.report.head
     if as_json:
         typer.echo(head.model_dump_json())

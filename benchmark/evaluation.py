@@ -89,8 +89,8 @@ class Evaluation:
 
     Attributes
     ----------
-    protocol, people, queries
-        Of the headline.
+    protocol, people, queries, rules, context
+        Of the headline: what `rank_queries` takes.
     """
 
     report: Report
@@ -99,6 +99,8 @@ class Evaluation:
     protocol: RetrievalProtocol
     people: People
     queries: FloatArray
+    rules: SearchRules
+    context: Context | None
 
 
 def evaluate(
@@ -144,6 +146,10 @@ def evaluate(
         boxes=options.boxes,
         branch=options.branch,
     )
+    if key.branch == "instance" and key.query == "scene":
+        raise BenchmarkError(
+            f"the headline {key} is not measured: with --branch instance the query is a crop"
+        )
     settings = FeatureSettings(
         sha256,
         f"{options.precision}, folded, channels last, {options.device.partition(':')[0]}",
@@ -193,15 +199,8 @@ def evaluate(
         curves=analyses["curves"],
         through_gallery=job.through_gallery() if options.through_gallery else None,
     )
-    branch = BRANCH_OF[key.query]
-    return Evaluation(
-        report,
-        outcomes,
-        dataset,
-        head,
-        features.galleries[key.boxes, key.branch],
-        features.of(head, branch),
-    )
+    people, queries, context = job.inputs(head, key)
+    return Evaluation(report, outcomes, dataset, head, people, queries, job.rules(key), context)
 
 
 class _Job:
@@ -218,6 +217,7 @@ class _Job:
     ) -> None:
         self.galleries, self.features, self.options = galleries, features, options
         self.headline, self.kinds = headline, kinds
+        self._found: dict[ResultKey, SearchResult] = {}
         everywhere = np.any([searched_scenes(p) for p in galleries.main], axis=0)
         self.searched = [s for s, used in zip(dataset.test, everywhere, strict=True) if used]
         found = features.galleries["detected", "search"]
@@ -246,20 +246,23 @@ class _Job:
         return ResultKey(gallery=protocol.name, query=query, boxes=boxes, branch=branch)
 
     def search(self, protocol: RetrievalProtocol, key: ResultKey) -> SearchResult:
-        """Score one row."""
-        people, queries, context = self._inputs(protocol, key)
-        return evaluate_search(protocol, people, queries, self._rules(key), context)
+        """Score one row; the curve shares some with the table."""
+        if key not in self._found:
+            people, queries, context = self.inputs(protocol, key)
+            self._found[key] = evaluate_search(protocol, people, queries, self.rules(key), context)
+        return self._found[key]
 
-    def _rules(self, key: ResultKey) -> SearchRules:
+    def rules(self, key: ResultKey) -> SearchRules:
         """Give the rules of a row; who is around a bare crop is unknown, so CBGM is not for it."""
         rules = self.options.rules
         if key.query == "scene":
             return rules
         return SearchRules(rules.det_threshold, rules.duplicates, rules.scaled)
 
-    def _inputs(
+    def inputs(
         self, protocol: RetrievalProtocol, key: ResultKey
     ) -> tuple[People, FloatArray, Context | None]:
+        """Give the people and queries of a row, and for CBGM who is around the queries."""
         people = self.features.galleries[key.boxes, key.branch]
         queries = self.features.of(protocol, BRANCH_OF[key.query])
         context = None
@@ -281,11 +284,6 @@ class _Job:
                     found.aps.tolist(), found.ranks.tolist(), found.true_boxes.tolist(), strict=True
                 )
             ]
-        if not any(row.key == self.headline for row in rows):
-            raise BenchmarkError(
-                f"the headline {self.headline} is not measured: with --branch instance the query "
-                "is a crop"
-            )
         return rows, outcomes
 
     def _row(self, protocol: RetrievalProtocol, key: ResultKey, found: SearchResult) -> Result:
@@ -315,7 +313,7 @@ class _Job:
     def through_gallery(self) -> dict[str, Any]:
         """Give the headline's numbers as the gallery answers them."""
         protocol = self.galleries.main[0]
-        people, queries, _ = self._inputs(protocol, self.headline)
+        people, queries, _ = self.inputs(protocol, self.headline)
         return through_gallery(protocol, people, queries, self.options.rules)
 
     def sizes(self) -> list[dict[str, Any]]:
@@ -345,8 +343,8 @@ class _Job:
             if self.headline.branch == "instance" and kind == "scene":
                 continue
             key = self._key(protocol, kind, self.headline.boxes, self.headline.branch)
-            people, queries, context = self._inputs(protocol, key)
-            rules = self._rules(key)
+            people, queries, context = self.inputs(protocol, key)
+            rules = self.rules(key)
             scores = collect_scores(
                 protocol,
                 people.above(rules.det_threshold),

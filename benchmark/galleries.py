@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -95,6 +96,8 @@ def _cuhk_sysu(root: Path, size: int | Literal["all"] | None) -> Galleries:
     sizes = cuhk_sysu.gallery_sizes(root)
     chosen = size or (USUAL if USUAL in sizes else sizes[0])
 
+    # The table and the curve share galleries; the largest takes 230 MB.
+    @cache
     def read(number: int | Literal["all"]) -> RetrievalProtocol:
         if number == "all":
             return cuhk_sysu.read_cuhk_sysu_protocol(root, sizes[-1], complete=True)

@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from benchmark.evaluation import Evaluation
-from benchmark.search import NEVER, Ranking, SearchRules, rank_queries
+from benchmark.people import People
+from benchmark.search import NEVER, Ranking, rank_queries
 from model import read_picture
 from model.annotations import AnnotatedScene
 from model.detections import FloatArray
@@ -40,7 +41,7 @@ class Strip:
     caption: str
 
 
-def draw_queries(evaluation: Evaluation, rules: SearchRules, folder: Path) -> list[Strip]:
+def draw_queries(evaluation: Evaluation, folder: Path) -> list[Strip]:
     """Draw the queries with the highest and the lowest average precision of the headline."""
     protocol = evaluation.protocol
     outcomes = evaluation.outcomes[str(evaluation.report.headline)]
@@ -51,12 +52,16 @@ def draw_queries(evaluation: Evaluation, rules: SearchRules, folder: Path) -> li
     chosen = {**dict.fromkeys(best, "best"), **dict.fromkeys(worst, "worst")}
     folder.mkdir(parents=True, exist_ok=True)
     strips: dict[int, Strip] = {}
-    for ranking in rank_queries(protocol, evaluation.people, evaluation.queries, rules):
+    people = evaluation.people.above(evaluation.rules.det_threshold)
+    rankings = rank_queries(
+        protocol, evaluation.people, evaluation.queries, evaluation.rules, evaluation.context
+    )
+    for ranking in rankings:
         query = ranking.query
         if query not in chosen:
             continue
         name = f"{chosen[query]}-{query}.jpg"
-        _strip(evaluation, ranking, rules).save(folder / name, quality=88)
+        _strip(evaluation, ranking, people).save(folder / name, quality=88)
         outcome = outcomes[query]
         place = "not found" if outcome.rank is None else f"first found at place {outcome.rank + 1}"
         strips[query] = Strip(
@@ -68,9 +73,8 @@ def draw_queries(evaluation: Evaluation, rules: SearchRules, folder: Path) -> li
     return [strips[query] for query in (*best, *worst)]
 
 
-def _strip(evaluation: Evaluation, ranking: Ranking, rules: SearchRules) -> Image.Image:
+def _strip(evaluation: Evaluation, ranking: Ranking, people: People) -> Image.Image:
     protocol = evaluation.protocol
-    people = evaluation.people.above(rules.det_threshold)
     scenes = {scene.name: scene for scene in evaluation.dataset.test}
     query = protocol.queries[ranking.query]
     box = np.array(query.box_xyxy, np.float32)

@@ -10,7 +10,6 @@ from benchmark.pictures import Strip, draw_queries
 from benchmark.plots import draw_plots
 from benchmark.report import METRICS, Measured, Report, write_json
 from benchmark.scores import LIST_LENGTHS
-from benchmark.search import SearchRules
 
 MARKDOWN, HTML = "report.md", "report.html"
 STAGES = {
@@ -35,9 +34,7 @@ class Table:
     headline: int | None = None
 
 
-def publish(
-    evaluation: Evaluation, rules: SearchRules, out: Path, *, pictures: bool = True
-) -> None:
+def publish(evaluation: Evaluation, out: Path, *, pictures: bool = True) -> None:
     """Write everything to a folder; what an earlier report left there is replaced.
 
     Parameters
@@ -50,7 +47,7 @@ def publish(
     plots = draw_plots(report, out / "plots")
     for old in (out / "pictures").glob("*.jpg"):
         old.unlink()
-    strips = draw_queries(evaluation, rules, out / "pictures") if pictures else []
+    strips = draw_queries(evaluation, out / "pictures") if pictures else []
     tables = list(make_tables(report))
     settings = flat_settings(report)
     (out / MARKDOWN).write_text(

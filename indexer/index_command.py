@@ -4,10 +4,9 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
 
 from indexer.branch import NetworkBranch, Precision
 from indexer.capture_time import CaptureTime, Clock
@@ -45,8 +44,6 @@ class IndexRequest:
     batch: int = 8
     workers: int = 2
     keep: str = Keep.OFF.value
-    #: Room for what later versions ask.
-    more: dict[str, Any] = field(default_factory=dict)
 
     def options(self) -> IndexOptions:
         """Read the options.

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from indexer.filters import Columns
 from indexer.vector_index import Float16, Ids
+from model.files import sync
 
 MAGIC = b"BINETIDX"
 FORMAT = 1
@@ -211,8 +212,4 @@ def _temporary(path: Path) -> Iterator[IO[bytes]]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync(path.parent)

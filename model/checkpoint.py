@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from model.config import BINetConfig
 from model.errors import CheckpointError
+from model.files import sync
 
 CONFIG_NAME = "config.json"
 FORMAT = "binet-checkpoint"
@@ -99,11 +100,7 @@ def _replace(path: Path, data: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)  # the rename itself
-    finally:
-        os.close(directory)
+    sync(path.parent)
 
 
 def read_config(folder: str | Path) -> Checkpoint:

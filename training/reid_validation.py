@@ -50,7 +50,6 @@ def first_of_each_camera(pids: Int64, cameras: Int64) -> list[int]:
 def reid_metrics(embeddings: FloatArray, pids: Int64, cameras: Int64) -> ReidMetrics:
     """Measure unit vectors [n, d] of crops of known people and cameras [n]."""
     different = pids[:, None] != pids
-    # The mean of all pairs, without a matrix of n x n similarities in double precision.
     similarity = embeddings @ embeddings.T
     cosine = float(similarity[different].mean()) if different.any() else 0.0
     aps, tops = [], []

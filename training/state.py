@@ -5,7 +5,6 @@ it the optimiser and the moving average as safetensors. It is written under anot
 renamed when it is complete.
 """
 
-import os
 import shutil
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from model import BINet, CheckpointError, save
 from model.checkpoint import load_strictly, read_config, read_state
+from model.files import sync
 from training.errors import RunError
 
 STATE = "state.safetensors"
@@ -42,9 +42,7 @@ def write_state(
     path = unfinished / STATE
     path.write_bytes(safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()}))
     for synced in (path, unfinished):
-        descriptor = os.open(synced, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+        sync(synced)
     unfinished.rename(final)
     for old in saved_states(folder)[:-1]:
         shutil.rmtree(old)

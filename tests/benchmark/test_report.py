@@ -142,9 +142,10 @@ def test_cuhk_sysu_has_its_galleries_and_the_curve(cuhk_report: Path) -> None:
 def test_no_pictures_shows_nobody(setting: dict[str, Path], tmp_path: Path) -> None:
     words: list[str | Path] = ["run", "--weights", setting["weights"]]
     words += ["--data", setting["prw"], "--out", tmp_path]
-    options: list[str | Path] = ["--no-pictures", "--cache", setting["cache"], "--scaled"]
-    options += ["--cbgm", "5,3"]
+    options: list[str | Path] = ["--cache", setting["cache"], "--scaled", "--cbgm", "5,3"]
     assert call(*words, *options).exit_code == 0
+    assert list(tmp_path.rglob("*.jpg")), "re-ranked queries can be drawn, too"
+    assert call(*words, *options, "--no-pictures").exit_code == 0
     assert not list(tmp_path.rglob("*.jpg"))
     report = read_report(tmp_path)
     assert (report.settings["cbgm"], report.settings["scaled_similarities"]) == ([5, 3], True)

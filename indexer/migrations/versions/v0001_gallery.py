@@ -194,8 +194,3 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["frame_id"], ["frame.id"], name=op.f("fk_indexed_frame_id_frame")),
         sa.PrimaryKeyConstraint("frame_id", "encoder_id", name=op.f("pk_indexed")),
     )
-
-
-def downgrade() -> None:
-    """Refuse: what the tables hold would be lost."""
-    raise NotImplementedError("There is nothing before the first migration")
