@@ -9,7 +9,7 @@ import typer
 
 from benchmark.commands import app as benchmark
 from indexer.commands import demo, index, search
-from indexer.commands import gallery as gallery_commands
+from indexer.upkeep_commands import gallery
 from model.commands import export
 from model.errors import BINetError
 from training.commands import ablation, train
@@ -31,7 +31,7 @@ app.command()(synth)
 app.command()(train)
 app.add_typer(benchmark, name="benchmark")
 app.add_typer(data, name="data")
-app.add_typer(gallery_commands, name="gallery")
+app.add_typer(gallery, name="gallery")
 
 
 def main() -> None:

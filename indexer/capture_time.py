@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta, timezone
 from enum import StrEnum
 from pathlib import PurePath
 
+from indexer.errors import SourceError
+
 #: Date and time in a name, separated or not: 20260328_210005, 2026-03-28T21.00.05.250+02:00,
 #: 20260328/210005. Digits right before or behind make it something else.
 _NAME = re.compile(
@@ -120,3 +122,39 @@ def capture_time(
             moment = moment.replace(tzinfo=timezone(utc_offset))
         return CaptureTime(moment.astimezone(UTC), clock)
     raise ValueError("no time of capture is known")
+
+
+def parse_offset(text: str) -> timedelta:
+    """Read `+02:00`.
+
+    Raises
+    ------
+    SourceError
+        When it is none.
+    """
+    try:
+        offset = datetime.strptime(text, "%z").utcoffset()
+    except ValueError:
+        offset = None
+    if offset is None:
+        raise SourceError(f"{text!r} is no offset from UTC: write it like +02:00")
+    return offset
+
+
+def parse_time(text: str, utc_offset: timedelta = timedelta(0)) -> datetime:
+    """Read an ISO 8601 time, as one in UTC.
+
+    Raises
+    ------
+    SourceError
+        When it is none.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise SourceError(
+            f"{text!r} is no time: write it like 2026-03-28T21:00:05+01:00"
+        ) from error
+    if moment.utcoffset() is None:
+        moment = moment.replace(tzinfo=timezone(utc_offset))
+    return moment.astimezone(UTC)

@@ -1,4 +1,4 @@
-"""Commands of the gallery."""
+"""Putting people into a gallery, and looking for them."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,8 +9,6 @@ GALLERY_HELP = "A folder, sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME.
 
 Url = Annotated[str, typer.Option("--gallery", metavar="URL", help=GALLERY_HELP)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-
-gallery = typer.Typer(help="Look after a gallery.", no_args_is_help=True)
 
 
 def demo(
@@ -214,53 +212,3 @@ def search(
     else:
         for line in command.lines(found):
             typer.echo(line)
-
-
-@gallery.command("stats")
-def stats(gallery_url: Url = "gallery", as_json: AsJson = False) -> None:
-    """Count what is in a gallery, and show its last jobs."""
-    import json
-
-    from indexer import gallery_commands as command
-    from indexer.gallery import Gallery
-
-    with Gallery.open(gallery_url) as opened:
-        document = command.stats(opened)
-    if as_json:
-        typer.echo(json.dumps(document, indent=2))
-    else:
-        for line in command.stats_lines(document):
-            typer.echo(line)
-
-
-@gallery.command("check")
-def check(gallery_url: Url = "gallery", as_json: AsJson = False) -> None:
-    """Check that a gallery agrees with itself; exit code 1 when it does not."""
-    import json
-
-    from indexer import gallery_commands as command
-    from indexer.checking import check as look
-    from indexer.gallery import Gallery
-
-    with Gallery.open(gallery_url) as opened:
-        findings = look(opened.database)
-    if as_json:
-        typer.echo(json.dumps(command.findings_document(findings), indent=2))
-    else:
-        for line in command.findings_lines(findings):
-            typer.echo(line)
-    if any(finding.is_problem for finding in findings):
-        raise typer.Exit(1)
-
-
-@gallery.command("cancel")
-def cancel(
-    job: Annotated[int, typer.Argument(help="Number of the job.")], gallery_url: Url = "gallery"
-) -> None:
-    """Cancel a job, in whichever process it runs; it stops before its next batch."""
-    from indexer.gallery import Gallery
-    from indexer.jobs import cancel_job
-
-    with Gallery.open(gallery_url) as opened, opened.database.write() as connection:
-        cancel_job(connection, job)
-    typer.echo(f"job {job} is cancelled; binet index --resume goes on with it")

@@ -8,13 +8,14 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, insert, not_, or_, select, update
+from sqlalchemy import ColumnElement, Connection, delete, insert, not_, or_, select, update
 from sqlalchemy import func as sql
 
 from indexer import schema
 from indexer.database import Database, now_us
 from indexer.errors import EncoderError, GalleryError
-from indexer.filters import DAY_US, Filter, to_us
+from indexer.filters import Filter, to_us
+from indexer.frame_filter import frames_where
 from indexer.ingest import chunks, encoder, revise
 from indexer.schema import EncoderState, TombstoneKind
 
@@ -98,13 +99,15 @@ def delete_where(
     ]
     targets += [frame.source_id.in_(chunk) for chunk in chunks(sorted(set(sources)))]
     if where is not None:
-        targets.append(_frames_of(where))
+        if where.exclude_boxes or where.min_score is not None:
+            raise ValueError("Deletion is by frame: exclude_boxes and min_score do not apply")
+        targets.append(frames_where(where))
 
     frame_ids: set[int] = set()
     wanted: set[int] = set()
     for target in targets:
         wanted.update(connection.execute(select(frame.id).where(target)).scalars())
-        free = select(frame.id).where(target, not_(_is_held()))
+        free = select(frame.id).where(target, not_(is_held()))
         frame_ids.update(connection.execute(free).scalars())
 
     gone = _delete_boxes(connection, boxes)
@@ -203,7 +206,7 @@ def _delete_boxes(connection: Connection, box_ids: Collection[int]) -> int:
         free = (
             select(schema.box.c.id)
             .join(schema.frame, schema.frame.c.id == schema.box.c.frame_id)
-            .where(schema.box.c.id.in_(chunk), not_(_is_held()))
+            .where(schema.box.c.id.in_(chunk), not_(is_held()))
         )
         gone += _bury_boxes(connection, connection.execute(free).scalars())
     return gone
@@ -240,32 +243,7 @@ def _bury(connection: Connection, kind: TombstoneKind, ids: list[int]) -> None:
         )
 
 
-def _frames_of(where: Filter) -> ColumnElement[bool]:
-    if where.exclude_boxes or where.min_score is not None:
-        raise ValueError("Deletion is by frame: exclude_boxes and min_score do not apply")
-    frame, source = schema.frame.c, schema.source.c
-    conditions: list[ColumnElement[bool]] = [frame.id.is_not(None)]
-    cameras = where.allowed_cameras
-    if cameras is not None:
-        of_cameras = select(source.id).where(source.camera_id.in_(sorted(cameras)))
-        conditions.append(frame.source_id.in_(of_cameras))
-    if where.sources is not None:
-        conditions.append(frame.source_id.in_(sorted(set(where.sources))))
-    if where.after is not None:
-        conditions.append(frame.captured_at_us >= to_us(where.after))
-    if where.before is not None:
-        conditions.append(frame.captured_at_us < to_us(where.before))
-    if where.time_of_day is not None:
-        start, end = where.time_of_day.bounds_us
-        # Twice, since SQL's remainder of a time before 1970 is negative.
-        local = (frame.captured_at_us + where.time_of_day.offset_us) % DAY_US
-        local = (local + DAY_US) % DAY_US
-        begun, not_over = local >= start, local < end
-        conditions.append(and_(begun, not_over) if start < end else or_(begun, not_over))
-    return and_(*conditions)
-
-
-def _is_held() -> ColumnElement[bool]:
+def is_held() -> ColumnElement[bool]:
     """Return whether a row of `frame` is under a hold."""
     hold, frame, source = schema.hold.c, schema.frame.c, schema.source.c
     camera = (

@@ -1,10 +1,17 @@
-"""`binet gallery stats` and `check`: what is shown."""
+"""`binet gallery`: what options mean, and what is shown."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from sqlalchemy import select
+
+from indexer import schema
+from indexer.capture_time import parse_time
 from indexer.checking import Finding
+from indexer.deletion import Deleted
+from indexer.errors import GalleryError
+from indexer.filters import Filter, from_us
 from indexer.gallery import Gallery
 from indexer.jobs import Job, failures_of, list_jobs
 
@@ -80,3 +87,67 @@ def findings_lines(findings: Sequence[Finding]) -> list[str]:
     if not any(finding.is_problem for finding in findings):
         lines.append("in order")
     return lines
+
+
+def named_filter(
+    gallery: Gallery,
+    cameras: Sequence[str] | None = None,
+    sources: Sequence[int] | None = None,
+    after: str | None = None,
+    before: str | None = None,
+    min_score: float | None = None,
+) -> Filter:
+    """Read a filter from options; what is not given allows everything.
+
+    Raises
+    ------
+    GalleryError, SourceError
+        When there is no such camera, or a time cannot be read.
+    """
+    wanted = None
+    if cameras:
+        known = gallery.cameras()
+        unknown = [name for name in cameras if name not in known]
+        if unknown:
+            raise GalleryError(
+                f"There is no camera {unknown[0]!r}; there are {', '.join(known) or 'none'}"
+            )
+        wanted = [known[name] for name in cameras]
+    return Filter(
+        cameras=wanted,
+        sources=sources or None,
+        after=None if after is None else parse_time(after),
+        before=None if before is None else parse_time(before),
+        min_score=min_score,
+    )
+
+
+def deleted_line(gone: Deleted) -> str:
+    """Return what a deletion came to as a line to read."""
+    held = f"; {gone.held_frames} frames are held and stay" if gone.held_frames else ""
+    return f"deleted: {gone.boxes} boxes, {gone.frames} frames, {gone.sources} sources{held}"
+
+
+def holds(gallery: Gallery) -> list[dict[str, Any]]:
+    """Return the holds that are not released, as JSON has them."""
+    hold, camera = schema.hold.c, schema.camera.c
+    with gallery.database.read() as connection:
+        rows = connection.execute(
+            select(schema.hold, camera.name.label("camera"))
+            .outerjoin(schema.camera, camera.id == hold.camera_id)
+            .where(hold.released_at_us.is_(None))
+            .order_by(hold.id)
+        ).all()
+    return [
+        {
+            "hold": row.id,
+            "reason": row.reason,
+            "camera": row.camera,
+            "source": row.source_id,
+            "frame": row.frame_id,
+            "after": None if row.after_us is None else from_us(row.after_us).isoformat(),
+            "before": None if row.before_us is None else from_us(row.before_us).isoformat(),
+            "created_at": from_us(row.created_at_us).isoformat(),
+        }
+        for row in rows
+    ]

@@ -5,12 +5,11 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 from indexer.branch import NetworkBranch, Precision
-from indexer.capture_time import CaptureTime, Clock
-from indexer.errors import GalleryError, SourceError
+from indexer.capture_time import CaptureTime, Clock, parse_offset, parse_time
+from indexer.errors import GalleryError
 from indexer.gallery import Gallery
 from indexer.indexing import KIND, Indexed, index_sources
 from indexer.jobs import resumable
@@ -68,42 +67,6 @@ class IndexRequest:
             workers=self.workers,
             keep=Keep(self.keep),
         )
-
-
-def parse_offset(text: str) -> timedelta:
-    """Read `+02:00`.
-
-    Raises
-    ------
-    SourceError
-        When it is none.
-    """
-    try:
-        offset = datetime.strptime(text, "%z").utcoffset()
-    except ValueError:
-        offset = None
-    if offset is None:
-        raise SourceError(f"{text!r} is no offset from UTC: write it like +02:00")
-    return offset
-
-
-def parse_time(text: str, utc_offset: timedelta = timedelta(0)) -> datetime:
-    """Read an ISO 8601 time, as one in UTC.
-
-    Raises
-    ------
-    SourceError
-        When it is none.
-    """
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise SourceError(
-            f"{text!r} is no time: write it like 2026-03-28T21:00:05+01:00"
-        ) from error
-    if moment.utcoffset() is None:
-        moment = moment.replace(tzinfo=timezone(utc_offset))
-    return moment.astimezone(UTC)
 
 
 def run_index(

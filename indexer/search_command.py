@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from indexer.errors import EncoderError, GalleryError, SourceError
-from indexer.filters import Filter
+from indexer.errors import EncoderError, SourceError
 from indexer.gallery import Gallery
-from indexer.index_command import parse_time
+from indexer.gallery_commands import named_filter
 from indexer.indexing import KIND
 from indexer.jobs import list_jobs
 from indexer.media_store import Box, cut_crop
@@ -108,7 +107,9 @@ def run_search(gallery: Gallery, request: SearchRequest) -> Found:
         When there is no such box or camera.
     """
     request.check()
-    wanted = _filter(gallery, request)
+    wanted = named_filter(
+        gallery, request.cameras, None, request.after, request.before, request.min_score
+    )
     encoder = gallery.view().encoder
     picture = None
     if request.box_id is not None:
@@ -118,24 +119,6 @@ def run_search(gallery: Gallery, request: SearchRequest) -> Found:
     begun = time.perf_counter()
     result = gallery.search(query, request.k, wanted, encoder=encoder.id)
     return Found(result, picture, (time.perf_counter() - begun) * 1000)
-
-
-def _filter(gallery: Gallery, request: SearchRequest) -> Filter:
-    cameras = None
-    if request.cameras:
-        known = gallery.cameras()
-        unknown = [name for name in request.cameras if name not in known]
-        if unknown:
-            raise GalleryError(
-                f"There is no camera {unknown[0]!r}; there are {', '.join(known) or 'none'}"
-            )
-        cameras = [known[name] for name in request.cameras]
-    return Filter(
-        cameras=cameras,
-        after=None if request.after is None else parse_time(request.after),
-        before=None if request.before is None else parse_time(request.before),
-        min_score=request.min_score,
-    )
 
 
 def _embedded(gallery: Gallery, request: SearchRequest) -> tuple[Query, Image.Image]:

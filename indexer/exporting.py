@@ -1,0 +1,143 @@
+"""`binet gallery export`: the boxes of a gallery as JSON lines, CSV or COCO. Without embeddings.
+
+An embedding finds its person again, in any gallery of the same weights: it stays here, where
+deletion reaches it.
+"""
+
+import csv
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+from sqlalchemy import Connection, Row, select
+
+from indexer import schema
+from indexer.database import Database
+from indexer.errors import GalleryError
+from indexer.filters import Filter, from_us
+from indexer.frame_filter import frames_where
+from indexer.ingest import active_encoder
+from model.files import sync
+
+Format = Literal["jsonl", "csv", "coco"]
+
+_ROWS = 4096
+
+
+def export(database: Database, path: Path, kind: Format, wanted: Filter) -> int:
+    """Write the active encoder's boxes in the frames that a filter allows; return how many.
+
+    The file is there whole, or as it was before.
+
+    Raises
+    ------
+    GalleryError
+        When it cannot be written.
+    EncoderError
+        When no encoder is active.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("x", encoding="utf-8", newline="") as file:
+            with database.read() as connection:
+                count = _WRITERS[kind](connection, file, wanted)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        raise GalleryError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return count
+
+
+def _rows(connection: Connection, wanted: Filter) -> Iterator[dict[str, Any]]:
+    """Give boxes by frame, with everything that is known of them."""
+    box, frame, source = schema.box.c, schema.frame.c, schema.source.c
+    query = (
+        select(
+            *(box.id.label("box_id"), box.frame_id, frame.source_id, frame.position),
+            *(schema.camera.c.name.label("camera"), source.uri, source.content_sha256),
+            *(frame.captured_at_us, frame.clock, frame.pts_numerator, frame.pts_denominator),
+            *(frame.width, frame.height, box.x1, box.y1, box.x2, box.y2, box.score),
+        )
+        .join(schema.frame, frame.id == box.frame_id)
+        .join(schema.source, source.id == frame.source_id)
+        .join(schema.camera, schema.camera.c.id == source.camera_id)
+        .where(box.encoder_id == active_encoder(connection).id, frames_where(wanted))
+        .order_by(box.frame_id, box.id)
+        .execution_options(yield_per=_ROWS)
+    )
+    if wanted.min_score is not None:
+        query = query.where(box.score >= wanted.min_score)
+    for row in connection.execute(query):
+        yield _values(row)
+
+
+def _values(row: Row[Any]) -> dict[str, Any]:
+    values = dict(row._mapping)
+    numerator, denominator = values.pop("pts_numerator"), values.pop("pts_denominator")
+    values["captured_at"] = from_us(values.pop("captured_at_us")).isoformat()
+    values["pts_s"] = None if numerator is None else numerator / denominator
+    return values
+
+
+def _write_jsonl(connection: Connection, file: TextIO, wanted: Filter) -> int:
+    count = 0
+    for count, values in enumerate(_rows(connection, wanted), start=1):  # noqa: B007
+        file.write(json.dumps(values) + "\n")
+    return count
+
+
+_CSV_COLUMNS = (
+    *("box_id", "frame_id", "source_id", "camera", "uri", "content_sha256", "position"),
+    *("captured_at", "clock", "pts_s", "width", "height", "x1", "y1", "x2", "y2", "score"),
+)
+
+
+def _write_csv(connection: Connection, file: TextIO, wanted: Filter) -> int:
+    writer = csv.DictWriter(file, _CSV_COLUMNS)
+    writer.writeheader()
+    count = 0
+    for count, values in enumerate(_rows(connection, wanted), start=1):  # noqa: B007
+        writer.writerow(values)
+    return count
+
+
+def _write_coco(connection: Connection, file: TextIO, wanted: Filter) -> int:
+    """Write frames as images and boxes as annotations; frames without people are left out."""
+    images: dict[int, dict[str, Any]] = {}
+    annotations = []
+    for values in _rows(connection, wanted):
+        frame_id, width, height = values["frame_id"], values["x2"], values["y2"]
+        width, height = width - values["x1"], height - values["y1"]
+        images[frame_id] = {
+            "id": frame_id,
+            "file_name": values["uri"],
+            **{key: values[key] for key in ("width", "height", "camera", "position", "pts_s")},
+            "captured_at": values["captured_at"],
+        }
+        annotations.append(
+            {
+                "id": values["box_id"],
+                "image_id": frame_id,
+                "category_id": 1,
+                "bbox": [values["x1"], values["y1"], width, height],
+                "area": width * height,
+                "iscrowd": 0,
+                "score": values["score"],
+            }
+        )
+    document = {
+        "images": list(images.values()),
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "person"}],
+    }
+    json.dump(document, file)
+    return len(annotations)
+
+
+_WRITERS = {"jsonl": _write_jsonl, "csv": _write_csv, "coco": _write_coco}
