@@ -111,12 +111,7 @@ def delete_where(
         frame_ids.update(connection.execute(free).scalars())
 
     gone = _delete_boxes(connection, boxes)
-    for chunk in chunks(sorted(frame_ids)):
-        found = select(schema.box.c.id).where(schema.box.c.frame_id.in_(chunk))
-        gone += _bury_boxes(connection, connection.execute(found).scalars())
-        connection.execute(delete(schema.indexed).where(schema.indexed.c.frame_id.in_(chunk)))
-        connection.execute(delete(schema.frame).where(frame.id.in_(chunk)))
-        _bury(connection, TombstoneKind.FRAME, chunk)
+    gone += bury_frames(connection, frame_ids)
     emptied = _delete_sources(connection, sources)
     if gone or frame_ids or emptied:
         revise(connection)
@@ -136,7 +131,7 @@ def drop_encoder(connection: Connection, encoder_id: int) -> int:
     found = select(schema.box.c.id).where(schema.box.c.encoder_id == encoder_id)
     gone = 0
     for chunk in chunks(list(connection.execute(found).scalars())):
-        gone += _bury_boxes(connection, chunk)
+        gone += bury_boxes(connection, chunk)
     connection.execute(delete(schema.indexed).where(schema.indexed.c.encoder_id == encoder_id))
     revise(connection)
     return gone
@@ -172,7 +167,7 @@ def replay_tombstones(current: Database, restored: Database) -> Deleted:
     with restored.write() as connection:
         gone = 0
         for chunk in chunks(of_kind[TombstoneKind.BOX]):
-            gone += _bury_boxes(connection, _existing(connection, chunk))
+            gone += bury_boxes(connection, _existing(connection, chunk))
         frames = _delete_rows(connection, TombstoneKind.FRAME, of_kind[TombstoneKind.FRAME])
         sources = _delete_rows(connection, TombstoneKind.SOURCE, of_kind[TombstoneKind.SOURCE])
         if gone or frames or sources:
@@ -208,11 +203,24 @@ def _delete_boxes(connection: Connection, box_ids: Collection[int]) -> int:
             .join(schema.frame, schema.frame.c.id == schema.box.c.frame_id)
             .where(schema.box.c.id.in_(chunk), not_(is_held()))
         )
-        gone += _bury_boxes(connection, connection.execute(free).scalars())
+        gone += bury_boxes(connection, connection.execute(free).scalars())
     return gone
 
 
-def _bury_boxes(connection: Connection, box_ids: Iterable[int]) -> int:
+def bury_frames(connection: Connection, frame_ids: Collection[int]) -> int:
+    """Delete frames with their boxes, held or not; return how many boxes."""
+    gone = 0
+    for chunk in chunks(sorted(frame_ids)):
+        found = select(schema.box.c.id).where(schema.box.c.frame_id.in_(chunk))
+        gone += bury_boxes(connection, connection.execute(found).scalars())
+        connection.execute(delete(schema.indexed).where(schema.indexed.c.frame_id.in_(chunk)))
+        connection.execute(delete(schema.frame).where(schema.frame.c.id.in_(chunk)))
+        _bury(connection, TombstoneKind.FRAME, chunk)
+    return gone
+
+
+def bury_boxes(connection: Connection, box_ids: Iterable[int]) -> int:
+    """Delete boxes, held or not; return how many."""
     ids = sorted(box_ids)
     for chunk in chunks(ids):
         connection.execute(delete(schema.box).where(schema.box.c.id.in_(chunk)))
@@ -235,11 +243,15 @@ def _delete_sources(connection: Connection, sources: Collection[int]) -> int:
 
 
 def _bury(connection: Connection, kind: TombstoneKind, ids: list[int]) -> None:
-    if ids:
+    tombstone = schema.tombstone.c
+    there = select(tombstone.target_id).where(tombstone.kind == kind, tombstone.target_id.in_(ids))
+    # Rows that came back after they were deleted, as damages and repairs do.
+    fresh = sorted(set(ids) - set(connection.execute(there).scalars()))
+    if fresh:
         now = now_us()
         connection.execute(
             insert(schema.tombstone),
-            [{"kind": kind, "target_id": target, "deleted_at_us": now} for target in ids],
+            [{"kind": kind, "target_id": target, "deleted_at_us": now} for target in fresh],
         )
 
 

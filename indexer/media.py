@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from sqlalchemy import Connection, select
 
 from indexer import decode_protocol as protocol
@@ -17,7 +17,7 @@ from indexer.decoder import Decoder
 from indexer.errors import GalleryError, MediaError, SourceError, UnknownBoxError
 from indexer.gallery import Gallery
 from indexer.limits import Limits
-from indexer.media_store import Box, MediaStore, cut_crop
+from indexer.media_store import Box, MediaStore, cut_crop, read
 from indexer.sources import MEMBER_MARK, SourceKind
 
 
@@ -72,7 +72,7 @@ class MediaReader:
         """
         with self._database.read() as connection:
             origin = _origin(connection, frame_id)
-        kept = None if self._store is None else _open(self._store.frame_path(origin.digest))
+        kept = None if self._store is None else read(self._store.frame_path(origin.digest))
         return kept or Image.fromarray(self._decode(origin))
 
     def crop(self, box_id: int) -> Image.Image:
@@ -100,10 +100,10 @@ class MediaReader:
         return kept or cut_crop(self._decode(origin), box)
 
     def _kept_crop(self, store: MediaStore, origin: _Origin, box: Box) -> Image.Image | None:
-        crop = _open(store.crop_path(origin.digest, box))
+        crop = read(store.crop_path(origin.digest, box))
         if crop is not None:
             return crop
-        frame = _open(store.frame_path(origin.digest))
+        frame = read(store.frame_path(origin.digest))
         return None if frame is None else cut_crop(np.asarray(frame), box)
 
     def _decode(self, origin: _Origin) -> Pixels:
@@ -196,13 +196,3 @@ def _origin(connection: Connection, frame_id: int) -> _Origin:
         row.kind,
         row.source_sha256,
     )
-
-
-def _open(path: Path) -> Image.Image | None:
-    """Read a kept picture; one that is missing or damaged is as if it had not been kept."""
-    try:
-        with Image.open(path, formats=("JPEG",)) as image:
-            image.load()
-            return image
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError):
-        return None

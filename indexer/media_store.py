@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from indexer.database import Database
 from indexer.decode_protocol import Pixels
@@ -74,6 +74,10 @@ class MediaStore:
         for kind in ("crops", "frames"):
             yield from sorted(p for p in (self.root / kind).glob("*/*") if p.is_file())
 
+    def damaged(self) -> list[Path]:
+        """List the pictures that cannot be read; what a crash has left of one is not among them."""
+        return [path for path in self.files() if path.suffix == ".jpg" and read(path) is None]
+
     def prune(self, wanted: Collection[Path]) -> int:
         """Delete all pictures but those wanted; return how many."""
         gone = [path for path in self.files() if path not in wanted]
@@ -102,3 +106,13 @@ def jpeg(picture: Image.Image) -> bytes:
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=JPEG_QUALITY)
     return file.getvalue()
+
+
+def read(path: Path) -> Image.Image | None:
+    """Read a kept picture; None when it is missing or damaged."""
+    try:
+        with Image.open(path, formats=("JPEG",)) as image:
+            image.load()
+            return image
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError):
+        return None

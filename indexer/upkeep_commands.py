@@ -58,6 +58,25 @@ def check(gallery_url: Url = "gallery", as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
+@gallery.command("repair")
+def repair(gallery_url: Url = "gallery") -> None:
+    """Mend what `check` finds, or take it out to be indexed again. Stop what writes to it first."""
+    from indexer.database import Database
+    from indexer.repairing import repair as mend
+
+    database = Database.open(gallery_url)
+    try:
+        done = mend(database)
+    finally:
+        database.close()
+    typer.echo(
+        f"taken out: {done.frames} frames and {done.boxes} boxes; "
+        f"{done.files} damaged pictures and index snapshots deleted"
+    )
+    for uri in done.sources:
+        typer.echo(f"index again: {uri}")
+
+
 @gallery.command("cancel")
 def cancel(
     job: Annotated[int, typer.Argument(help="Number of the job.")], gallery_url: Url = "gallery"

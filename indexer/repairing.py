@@ -1,0 +1,195 @@
+"""`binet gallery repair`: what `check` finds is mended, or taken out to be indexed again.
+
+Nothing is guessed: where two rows contradict each other, the frame goes, and indexing its source
+again brings it back as the source has it.
+"""
+
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, Connection, Select, delete, func, insert, or_, select, update
+
+from indexer import ingest, schema
+from indexer.checking import (
+    bad_embeddings,
+    bad_snapshots,
+    boxes_and_frames,
+    contradicts,
+    impossible,
+    miscounted,
+    unmarked,
+)
+from indexer.database import Database
+from indexer.deletion import bury_boxes, bury_frames
+from indexer.errors import GalleryError
+from indexer.ingest import chunks
+from indexer.media_store import MediaStore
+from indexer.schema import EncoderState, JobState, SourceState
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """What was done.
+
+    Attributes
+    ----------
+    boxes, frames
+        Taken out, with tombstones.
+    sources
+        To be indexed again: they lack what was taken out.
+    files
+        Damaged pictures and snapshots that were deleted; both are made again when needed.
+    """
+
+    boxes: int
+    frames: int
+    sources: list[str]
+    files: int
+
+
+def repair(database: Database) -> Repaired:
+    """Mend what can be mended. Not while something writes to the gallery.
+
+    Raises
+    ------
+    GalleryError
+        When the database file itself is damaged.
+    """
+    _mend_file(database)
+    snapshots = bad_snapshots(database)
+    with database.write() as connection:
+        frames = _broken_frames(connection)
+        boxes = bury_frames(connection, frames)
+        pairs = _broken_pairs(connection)
+        sources = _unfinished(connection, pairs)
+        boxes += bury_boxes(connection, _boxes_of(connection, pairs))
+        _remove_marks(connection, pairs)
+        _mend_cameras(connection)
+        _mend_encoders(connection)
+        _mend_jobs(connection)
+        ingest.revise(connection)
+    store = MediaStore.beside(database)
+    files = snapshots + ([] if store is None else store.damaged())
+    for path in files:
+        path.unlink(missing_ok=True)
+    return Repaired(boxes, len(frames), sources, len(files))
+
+
+def _mend_file(database: Database) -> None:
+    if not database.is_sqlite:
+        return
+    with database.write() as connection:
+        # SQL's own indexes are derived, too.
+        connection.exec_driver_sql("REINDEX")
+        if connection.exec_driver_sql("PRAGMA integrity_check").scalar() != "ok":
+            raise GalleryError(
+                "The database file is damaged beyond its indexes: restore a backup "
+                "(binet gallery restore)"
+            )
+
+
+def _broken_frames(connection: Connection) -> set[int]:
+    """Return frames that are of no source, or that contradict their boxes."""
+    frame, box = schema.frame.c, schema.box.c
+    source = select(schema.source.c.id).where(schema.source.c.id == frame.source_id).exists()
+    lost = connection.execute(select(frame.id).where(~source)).scalars()
+    wrong = select(box.frame_id).select_from(boxes_and_frames()).where(contradicts())
+    frames = {*lost, *connection.execute(wrong).scalars()}
+    # Their sources lack them now.
+    for chunk in chunks(sorted(frames)):
+        of = select(frame.source_id).where(frame.id.in_(chunk))
+        connection.execute(
+            update(schema.source)
+            .where(schema.source.c.id.in_(of))
+            .values(state=SourceState.INDEXING)
+        )
+    return frames
+
+
+def _broken_pairs(connection: Connection) -> set[tuple[int, int]]:
+    """Return frames and encoders whose boxes cannot be trusted."""
+    box, indexed = schema.box.c, schema.indexed.c
+    frame = select(schema.frame.c.id).where(schema.frame.c.id == box.frame_id).exists()
+    encoder = select(schema.encoder.c.id).where(schema.encoder.c.id == box.encoder_id).exists()
+    wheres: list[ColumnElement[bool]] = [or_(~frame, ~encoder, unmarked(), impossible())]
+    wheres += [box.id.in_(chunk) for chunk in chunks(bad_embeddings(connection))]
+    pairs: set[tuple[int, int]] = set()
+    for where in wheres:
+        pairs.update(_pairs(connection, select(box.frame_id, box.encoder_id).where(where)))
+    there = select(schema.frame.c.id).where(schema.frame.c.id == indexed.frame_id).exists()
+    marks = select(indexed.frame_id, indexed.encoder_id)
+    pairs.update(_pairs(connection, marks.where(or_(miscounted(connection), ~there))))
+    return pairs
+
+
+def _pairs(connection: Connection, query: Select[tuple[int, int]]) -> set[tuple[int, int]]:
+    return {(row[0], row[1]) for row in connection.execute(query)}
+
+
+def _boxes_of(connection: Connection, pairs: set[tuple[int, int]]) -> list[int]:
+    box = schema.box.c
+    found: list[int] = []
+    for chunk in chunks(sorted({frame for frame, _ in pairs})):
+        query = select(box.id, box.frame_id, box.encoder_id).where(box.frame_id.in_(chunk))
+        found += [row[0] for row in connection.execute(query) if (row[1], row[2]) in pairs]
+    return found
+
+
+def _remove_marks(connection: Connection, pairs: set[tuple[int, int]]) -> None:
+    indexed = schema.indexed.c
+    for frame_id, encoder_id in sorted(pairs):
+        connection.execute(
+            delete(schema.indexed).where(
+                indexed.frame_id == frame_id, indexed.encoder_id == encoder_id
+            )
+        )
+
+
+def _unfinished(connection: Connection, pairs: set[tuple[int, int]]) -> list[str]:
+    """Mark the sources of these frames as not indexed to their end; return all such."""
+    frame, source, box = schema.frame.c, schema.source.c, schema.box.c
+    for chunk in chunks(sorted({frame_id for frame_id, _ in pairs})):
+        # The boxes know it too, of a frame that is gone.
+        of = select(frame.source_id).where(frame.id.in_(chunk))
+        of_boxes = select(box.source_id).where(box.frame_id.in_(chunk))
+        connection.execute(
+            update(schema.source)
+            .where(or_(source.id.in_(of), source.id.in_(of_boxes)))
+            .values(state=SourceState.INDEXING)
+        )
+    query = select(source.uri).where(source.state != SourceState.COMPLETE).order_by(source.uri)
+    return list(connection.execute(query).scalars())
+
+
+def _mend_cameras(connection: Connection) -> None:
+    camera, source = schema.camera.c, schema.source.c
+    there = select(camera.id).where(camera.id == source.camera_id).exists()
+    lost = select(source.camera_id).where(~there).distinct()
+    for camera_id in list(connection.execute(lost).scalars()):
+        name = f"camera {camera_id} (its name is lost)"
+        connection.execute(insert(schema.camera).values(id=camera_id, name=name))
+
+
+def _mend_encoders(connection: Connection) -> None:
+    """Where no encoder is active, activate the one with the most boxes."""
+    encoder, box = schema.encoder.c, schema.box.c
+    active = select(encoder.id).where(encoder.state == EncoderState.ACTIVE)
+    if connection.execute(active).first() is not None:
+        return
+    most = (
+        select(box.encoder_id)
+        .join(schema.encoder, encoder.id == box.encoder_id)
+        .group_by(box.encoder_id)
+        .order_by(func.count().desc(), box.encoder_id.desc())
+    )
+    best = connection.execute(most.limit(1)).scalar()
+    if best is not None:
+        ingest.activate(connection, best)
+
+
+def _mend_jobs(connection: Connection) -> None:
+    job = schema.job.c
+    connection.execute(
+        update(schema.job)
+        .where(job.state == JobState.DONE, job.indexed + job.failed != job.discovered)
+        .values(state=JobState.FAILED, reason="its files do not add up; index them again")
+    )
