@@ -9,6 +9,23 @@ GALLERY_HELP = "A folder, sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME.
 
 Url = Annotated[str, typer.Option("--gallery", metavar="URL", help=GALLERY_HELP)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Roi = Annotated[
+    str | None,
+    typer.Option(
+        metavar="X1,Y1,X2,Y2,...",
+        help="Polygon in pixels: only people whose foot point is inside are kept.",
+    ),
+]
+MinHeight = Annotated[
+    float, typer.Option(min=0, metavar="PIXELS", help="Keep people at least so tall.")
+]
+Device = Annotated[str, typer.Option(help="What the network runs on: cpu, cuda, cuda:1.")]
+PrecisionName = Annotated[
+    Literal["float32", "bfloat16"], typer.Option(help="What the network computes in.")
+]
+BatchSize = Annotated[
+    int, typer.Option(min=1, max=256, help="Frames that are looked at and stored together.")
+]
 
 
 def demo(
@@ -72,25 +89,11 @@ def index(
         float | None,
         typer.Option(min=0.001, help="Frames per second of a video to look at; all without it."),
     ] = None,
-    roi: Annotated[
-        str | None,
-        typer.Option(
-            metavar="X1,Y1,X2,Y2,...",
-            help="Polygon in pixels: only people whose foot point is inside are kept.",
-        ),
-    ] = None,
-    min_height: Annotated[
-        float, typer.Option(min=0, metavar="PIXELS", help="Keep people at least so tall.")
-    ] = 0.0,
-    device: Annotated[str, typer.Option(help="What the network runs on: cpu, cuda, cuda:1.")] = (
-        "cpu"
-    ),
-    precision: Annotated[
-        Literal["float32", "bfloat16"], typer.Option(help="What the network computes in.")
-    ] = "float32",
-    batch: Annotated[
-        int, typer.Option(min=1, max=256, help="Frames that are looked at and stored together.")
-    ] = 8,
+    roi: Roi = None,
+    min_height: MinHeight = 0.0,
+    device: Device = "cpu",
+    precision: PrecisionName = "float32",
+    batch: BatchSize = 8,
     workers: Annotated[
         int, typer.Option(min=1, max=64, help="Processes that decode, each a file at a time.")
     ] = 2,

@@ -51,11 +51,14 @@ class ReadClip:
     ----------
     done
         int64 [N]: positions that are not wanted any more.
+    wanted
+        int64 [N]: the only positions that are; None is all.
     """
 
     path: str
     fps: float | None
     done: npt.NDArray[np.int64]
+    wanted: npt.NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)

@@ -171,10 +171,16 @@ def _read_clip(request: protocol.ReadClip, limits: Limits) -> Iterator[tuple[Sen
     yield protocol.ClipStart(info.rate, info.duration_s, info.created_at), None
     sampler, clock, pulse = Sampler(request.fps), ClipClock(info.rate), _Pulse()
     done = _mask(request.done)
+    wanted = None if request.wanted is None else set(request.wanted.tolist())
     for frame in number_frames(request.path):
+        if wanted is not None and not wanted:
+            return
         offset_s = clock.offset_s(frame.position, frame.timestamp_s)
         share = _share(offset_s, info.duration_s)
         taken = sampler.takes(offset_s)
+        if wanted is not None:
+            taken = taken and frame.position in wanted
+            wanted.discard(frame.position)
         if not taken or (frame.position < len(done) and done[frame.position]):
             if pulse.due():
                 yield protocol.Alive(share), None

@@ -131,10 +131,20 @@ class Gallery:
         with self.database.read() as connection:
             return ingest.encoders(connection)
 
-    def activate(self, encoder: int) -> None:
+    def activate(self, encoder: int, complete: bool = False) -> None:
         """Search with this encoder from now on; the one before is retired.
 
         Its boxes are brought into memory first, while the old ones are still searched.
+
+        Parameters
+        ----------
+        complete
+            Only if it has looked at every frame.
+
+        Raises
+        ------
+        EncoderError
+            When there is no such encoder, or it is to be complete and is not.
         """
         with self._following:
             prepared = None
@@ -142,6 +152,8 @@ class Gallery:
                 with self.database.read() as connection:
                     prepared = self._load(connection, ingest.encoder(connection, encoder))
             with self.database.write() as connection:
+                if complete and (lacking := ingest.count_lacking(connection, encoder)):
+                    raise EncoderError(f"Encoder {encoder} has not looked at {lacking} frames yet")
                 ingest.activate(connection, encoder)
             if prepared is not None:
                 self._mirror = prepared

@@ -139,6 +139,22 @@ def progress_bar() -> Iterator[Callable[[Progress], None] | None]:
         yield show
 
 
+@contextlib.contextmanager
+def progress_bar_of(what: str) -> Iterator[Callable[[int, int], None] | None]:
+    """Show a bar for so many of all on a terminal; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
 def as_json(result: Indexed) -> str:
     """Return a result as one JSON object."""
     return json.dumps(asdict(result), indent=2)

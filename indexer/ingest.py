@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Row, Table, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Table, func, insert, select, update
 
 from indexer import schema
 from indexer.database import now_us
@@ -201,6 +201,32 @@ def activate(connection: Connection, encoder_id: int) -> None:
         update(schema.encoder).where(column.id == encoder_id).values(state=EncoderState.ACTIVE)
     )
     revise(connection)
+
+
+def rebuild(connection: Connection, encoder_id: int) -> None:
+    """Let a retired encoder take frames again."""
+    column = schema.encoder.c
+    connection.execute(
+        update(schema.encoder)
+        .where(column.id == encoder_id, column.state == EncoderState.RETIRED)
+        .values(state=EncoderState.BUILDING)
+    )
+
+
+def lacks(encoder_id: int) -> ColumnElement[bool]:
+    """Return whether a row of `frame` was not looked at by an encoder."""
+    indexed, frame = schema.indexed.c, schema.frame.c
+    looked = select(indexed.frame_id).where(
+        indexed.frame_id == frame.id, indexed.encoder_id == encoder_id
+    )
+    return ~looked.correlate(schema.frame).exists()
+
+
+def count_lacking(connection: Connection, encoder_id: int) -> int:
+    """Count the frames that an encoder has not looked at."""
+    query = select(func.count()).select_from(schema.frame).where(lacks(encoder_id))
+    found: int = connection.execute(query).scalar_one()
+    return found
 
 
 def encoder(connection: Connection, encoder_id: int) -> Encoder:

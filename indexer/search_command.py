@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ from indexer.errors import EncoderError, SourceError
 from indexer.gallery import Gallery
 from indexer.gallery_commands import named_filter
 from indexer.indexing import KIND
+from indexer.ingest import active_encoder
 from indexer.jobs import list_jobs
 from indexer.media_store import Box, cut_crop
 from indexer.query import Hit, Query, SearchResult
+from indexer.reindexing import KIND as REINDEX
+from model.errors import BINetError
 
 
 @dataclass(frozen=True)
@@ -148,13 +152,19 @@ def _embedded(gallery: Gallery, request: SearchRequest) -> tuple[Query, Image.Im
 
 
 def _last_weights(gallery: Gallery) -> str:
-    """Return the folder of the weights that the gallery was last indexed with."""
+    """Return the folder of the weights that the gallery is searched with, by what jobs used."""
+    from model.checkpoint import read_config
+
     with gallery.database.read() as connection:
         jobs = list_jobs(connection)
+        wanted = active_encoder(connection).weights_sha256
     for job in jobs:
         folder = job.request.get("weights")
-        if job.kind == KIND and isinstance(folder, str) and Path(folder).is_dir():
-            return folder
+        if job.kind not in (KIND, REINDEX) or not isinstance(folder, str):
+            continue
+        with suppress(BINetError):
+            if read_config(folder).sha256 == wanted:
+                return folder
     raise SourceError("Give the weights that the gallery was made with: --weights FOLDER")
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from indexer.commands import AsJson, Url
+from indexer.commands import AsJson, BatchSize, Device, MinHeight, PrecisionName, Roi, Url
 
 gallery = typer.Typer(help="Look after a gallery.", no_args_is_help=True)
 
@@ -75,6 +75,53 @@ def repair(gallery_url: Url = "gallery") -> None:
     )
     for uri in done.sources:
         typer.echo(f"index again: {uri}")
+
+
+@gallery.command("reindex")
+def reindex(
+    weights: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Checkpoint folder of the new network.")
+    ],
+    gallery_url: Url = "gallery",
+    roi: Roi = None,
+    min_height: MinHeight = 0.0,
+    device: Device = "cpu",
+    precision: PrecisionName = "float32",
+    batch: BatchSize = 8,
+    incomplete: Annotated[
+        bool,
+        typer.Option(
+            "--incomplete", help="Flip though some frames cannot be read; nobody is found there."
+        ),
+    ] = False,
+    drop_old: Annotated[
+        bool, typer.Option("--drop-old", help="After the flip, delete the old encoder's boxes.")
+    ] = False,
+) -> None:
+    """Look at all frames of a gallery with other weights, then search with those.
+
+    The gallery can be searched throughout. Run it again when it was stopped. Exit code 3: some
+    frames cannot be read any more, and the gallery is still searched with the old weights.
+    """
+    from indexer import reindex_command as command
+
+    result, dropped = command.run_reindex(
+        gallery_url,
+        command.ReindexRequest(
+            weights=str(weights.absolute()),
+            roi=roi,
+            min_height=min_height,
+            device=device,
+            precision=precision,
+            batch=batch,
+            incomplete=incomplete,
+        ),
+        drop_old,
+    )
+    for line in command.summary(result, dropped):
+        typer.echo(line)
+    if not result.active:
+        raise typer.Exit(3)
 
 
 @gallery.command("cancel")
