@@ -59,7 +59,13 @@ def tiny_recipe(**fields: object) -> Recipe:
                 "rois_per_scene": 16,
                 "rpn_post_nms_train": 100,
                 "interaction_reduction": "mean",
-                "preprocessing": {"min_side": HEIGHT, "max_side": WIDTH},
+                # Patches of a tenth of the usual size, for steps of half the time.
+                "roi_size": [4, 2],
+                "preprocessing": {
+                    "min_side": HEIGHT,
+                    "max_side": WIDTH,
+                    "patch_size": [64, 32],
+                },
             },
             **fields,
         }
