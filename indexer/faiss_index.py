@@ -1,4 +1,4 @@
-"""The vector index on FAISS: exact, float16. The one module that knows FAISS.
+"""The vector index on FAISS: exact, float16. Besides `fast_tier`, the one module that knows FAISS.
 
 FAISS crashes when a thread adds while another searches, accepts an id twice, answers a NaN with
 nothing, and hangs in a forked child. So its indexes here never change: rows are kept in segments
@@ -48,7 +48,7 @@ Fill = Callable[[Float16], None]
 
 
 @cache
-def _faiss() -> Any:
+def library() -> Any:
     """Import FAISS; say what to install when it is missing or there twice."""
     installed = []
     for name in _PACKAGES:
@@ -161,7 +161,7 @@ class FaissView:
                     scores = np.concatenate([scores, last], axis=1)
                     rows = np.concatenate([rows, np.full_like(rows[:, :1], -1)], axis=1)
             return scores, rows
-        faiss = _faiss()
+        faiss = library()
         bits = np.packbits(mask, bitorder="little")
         parameters = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bits))
         count = min(width, len(segment) - skipped)
@@ -214,7 +214,7 @@ class FaissIndex:
     """
 
     def __init__(self, dimension: int, device: Device = "cpu") -> None:
-        faiss = _faiss()
+        faiss = library()
         self.dimension = dimension
         self._gpu: Any = None
         if device == "gpu":
@@ -352,7 +352,7 @@ class FaissIndex:
         )
 
     def _segment(self, rows: int, fill: Fill) -> _Segment:
-        faiss = _faiss()
+        faiss = library()
         index = faiss.IndexScalarQuantizer(
             self.dimension, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
         )
@@ -387,7 +387,7 @@ class _Codes:
     """Memory that FAISS owns, for NumPy to look at: the index stays as long as the array does."""
 
     def __init__(self, index: Any) -> None:
-        codes = _faiss().rev_swig_ptr(index.codes.data(), index.codes.size())
+        codes = library().rev_swig_ptr(index.codes.data(), index.codes.size())
         self.index = index
         self.__array_interface__ = codes.__array_interface__
 

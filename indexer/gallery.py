@@ -15,13 +15,14 @@ from indexer.database import Database
 from indexer.deletion import Deleted, Hold
 from indexer.errors import EncoderError, GalleryError, UnknownBoxError
 from indexer.faiss_index import Device
+from indexer.fast_tier import RECALL_AT, FastTier, TieredView, TierReport, build
 from indexer.filters import Filter, allowed_rows, rows_of
 from indexer.hits import read_hits
 from indexer.ingest import AddedFrames, NewFrame, Source
 from indexer.mirror import Encoder, GalleryView, Mirror, save
 from indexer.query import Query, SearchResult, resolve
 from indexer.schema import SourceState
-from indexer.vector_index import Float32, search_rules
+from indexer.vector_index import Float32, VectorView, search_rules
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class Gallery:
         self._device: Device = device
         self._mirror: Mirror | None = None
         self._view: GalleryView | None = None
+        self._tier: tuple[int, FastTier] | None = None
         self._following = threading.Lock()
 
     @classmethod
@@ -251,6 +253,21 @@ class Gallery:
         if stale:
             self.save_snapshot()
 
+    def build_fast_tier(self) -> TierReport:
+        """Make searches without a filter faster, at a measured loss; see `indexer.fast_tier`.
+
+        Searches go on meanwhile. It has to be called again when the gallery has grown by a tenth or
+        was compacted: until then searches are exact.
+        """
+        view = self.view()
+        tier, report = build(view.index)
+        self._tier = None if tier is None else (view.encoder.id, tier)
+        if not report.used:
+            _log.warning(
+                "No fast tier for %d boxes: recall@%d %.4f", report.rows, RECALL_AT, report.recall
+            )
+        return report
+
     def stats(self) -> GalleryStats:
         """Count what is there."""
         tables = (schema.camera, schema.source, schema.frame, schema.box, schema.tombstone)
@@ -313,7 +330,9 @@ class Gallery:
         wanted: Filter = _EVERYTHING,
         encoder: int | None = None,
     ) -> SearchResult:
-        """Find the k boxes most like the query among those that the filter allows, exactly.
+        """Find the k boxes most like the query among those that the filter allows.
+
+        The answer is exact unless `build_fast_tier` was called; the result says which.
 
         Parameters
         ----------
@@ -343,15 +362,24 @@ class Gallery:
                 )
             rule, own = resolve(query, wanted, view)
             allowed = allowed_rows(own, view.columns, view.index.ids)
-            ((ids, scores),) = search_rules(view.index, [rule], k, allowed)
+            index = self._index(view)
+            ((ids, scores),) = search_rules(index, [rule], k, allowed)
             with self.database.read() as connection:
                 hits = read_hits(connection, ids, scores, [*query.boxes, *query.negative_boxes])
             if hits is not None:
-                return SearchResult(hits, view.encoder, view.revision)
+                exact = index is view.index or allowed is not None or len(rule.negatives) > 0
+                return SearchResult(hits, view.encoder, view.revision, exact)
             # Something of it was deleted since, perhaps by another process: in the view that
             # follows, others take its place.
             view = self.refresh()
         raise GalleryError("What was found is deleted as fast as it is searched: try again")
+
+    def _index(self, view: GalleryView) -> VectorView:
+        """Return the index to search a view by: with the fast tier, where there is one for it."""
+        encoder, tier = self._tier or (None, None)
+        if tier is None or encoder != view.encoder.id or not tier.covers(view.index):
+            return view.index
+        return TieredView(view.index, tier)
 
     def embeddings(self, boxes: Sequence[int]) -> Float32:
         """Return the stored embeddings of boxes, float32 [N, D], in their order.

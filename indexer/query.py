@@ -95,11 +95,14 @@ class SearchResult:
     ----------
     revision
         The state of the gallery that was searched.
+    exact
+        False where a fast tier named the candidates.
     """
 
     hits: list[Hit]
     encoder: Encoder
     revision: int
+    exact: bool = True
 
 
 def resolve(query: Query, wanted: Filter, view: GalleryView) -> tuple[ScoreRule, Filter]:

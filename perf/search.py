@@ -2,7 +2,7 @@
 
     python -m perf.search                        # 100,000 boxes
     python -m perf.search --boxes 1000000        # some minutes, 4 GB
-    python -m perf.search --only ours,hnswlib
+    python -m perf.search --only 'ours;hnswlib'
 
 Peers are used where they can be imported: hnswlib, usearch, lancedb, sqlite-vec (with apsw),
 qdrant-edge-py (Qdrant's own segment, in process), milvus-lite with pymilvus, and pgvector
@@ -32,6 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from indexer.faiss_index import FaissIndex
+from indexer.fast_tier import TieredView, build
 from indexer.filters import Columns, Filter, allowed_rows
 from indexer.vector_index import Float16, Float32, search
 
@@ -138,8 +139,8 @@ class Engine:
     close: Callable[[], None] | None = None
 
 
-def ours(data: Data, _: Path) -> Engine:
-    """Fill the gallery's own index; a filter becomes a mask each time."""
+def our_index(data: Data) -> FaissIndex:
+    """Fill the gallery's own index; the id of a row is its number and one."""
     index = FaissIndex(DIM)
     # A copy that grows block by block: the float16 array is not held twice.
     ids = np.arange(1, len(data.vectors) + 1, dtype=np.int64)
@@ -155,6 +156,30 @@ def ours(data: Data, _: Path) -> Engine:
             done += len(part)
 
     index.add_filled(ids, fill)
+    return index
+
+
+def ours_fast(data: Data, _: Path) -> Engine:
+    """Put the gallery's fast tier before its index; with a filter it would not be used."""
+    index = our_index(data)
+    tier, report = build(index.view())
+    if tier is None:
+        print(f"- ours, fast tier: refused, recall {report.recall:.4f} of {report.rows} rows")
+        return Engine([], filters=False)
+    view = TieredView(index.view(), tier)
+
+    def find(query: Float32, _: int) -> Ids:
+        found: Ids = search(view, query[None], K)[0][0] - 1
+        return found
+
+    stored = index.stats().bytes / len(index) + DIM / 4 + 20
+    return Engine([(f"codes x {tier.factor}", find)], stored, filters=False)
+
+
+def ours(data: Data, _: Path) -> Engine:
+    """Search the gallery's own index; a filter becomes a mask each time."""
+    index = our_index(data)
+    ids = index.view().ids
     zeros = np.zeros(len(ids), np.int64)
     columns = Columns(data.cameras, zeros.astype(np.int32), zeros, np.ones(len(ids), np.float32))
     view = index.view()
@@ -411,6 +436,7 @@ def pgvector(data: Data, folder: Path) -> Engine:
 #: By name: what fills it, and which modules it needs.
 ENGINES: dict[str, tuple[Callable[[Data, Path], Engine], tuple[str, ...]]] = {
     "ours": (ours, ()),
+    "ours, fast tier": (ours_fast, ()),
     "numpy float32": (numpy_scan, ()),
     "hnswlib": (hnswlib, ("hnswlib",)),
     "usearch": (usearch, ("usearch",)),
@@ -472,12 +498,12 @@ def main() -> int:
     parser.add_argument("--boxes", type=int, default=100_000)
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", help="names of engines, with commas")
+    parser.add_argument("--only", help="names of engines, with semicolons")
     options = parser.parse_args()
     data = make_data(options.boxes, options.queries, options.seed)
     print(f"{options.boxes} boxes, {options.queries} queries, load {os.getloadavg()[0]:.1f}")
     found: dict[tuple[str, str], tuple[str, Measured]] = {}
-    for name, share, how, measured in rows(data, options.only and options.only.split(",")):
+    for name, share, how, measured in rows(data, options.only and options.only.split(";")):
         found[name, share] = (how, measured)
     print("\n| allowed | engine | how | p50 ms | p99 ms | recall@100 | x ours |")
     print("|---|---|---|---|---|---|---|")
@@ -493,7 +519,7 @@ def main() -> int:
                 f"| {share} | {name} | {how} | {m.p50_ms:.2f} | {m.p99_ms:.2f} | {m.recall:.4f} | "
                 f"{ratio:.2f} |"
             )
-            slower |= ratio < 1 and m.recall >= LEAST_RECALL
+            slower |= ratio < 1 and m.recall >= LEAST_RECALL and not name.startswith("ours")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"\npeak memory of the process {peak:.1f} GB, the data itself among it")
     return int(slower)
