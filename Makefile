@@ -19,7 +19,7 @@ export SOURCE WEIGHTS OUT BACKBONE ABLATION SMOKE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo ablation benchmark-smoke test lint types check lock clean
+.PHONY: help demo ablation benchmark-smoke test nightly lint types check lock clean
 
 # Before anything is installed for nothing.
 ifneq ($(filter demo,$(MAKECMDGOALS)),)
@@ -46,6 +46,11 @@ benchmark-smoke: $(DEV) ## Run the steps of the GPU benchmark's job on small dra
 
 test: $(DEV) ## Run all tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
+
+nightly: $(DEV) ## Run the crash and damage tests ten times as long as `make test`
+	OMP_NUM_THREADS=1 BINET_KILLS=200 BINET_DAMAGED=5000 BINET_CORRUPTIONS=1000 $(BIN)/pytest \
+		--numprocesses auto --dist loadfile tests/indexer/test_crashes.py \
+		tests/indexer/test_hostile_files.py tests/indexer/test_repairing.py
 
 lint: $(DEV) ## Check style and format
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """`kill -9` while indexing: what was written stays, and going on ends as if nothing had happened.
 
-BINET_KILLS says how often (5 without it).
+BINET_KILLS says how often (20 without it).
 """
 
 import os
@@ -19,7 +19,7 @@ from indexer.jobs import list_jobs
 from indexer.schema import JobState
 from tests.indexer.archives_made import content, date, make_noise_clip, make_picture
 
-KILLS = int(os.environ.get("BINET_KILLS", "5"))
+KILLS = int(os.environ.get("BINET_KILLS", "20"))
 ROOT = Path(__file__).resolve().parents[2]
 
 

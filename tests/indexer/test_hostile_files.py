@@ -1,6 +1,6 @@
 """Files that want to do harm: each fails alone, with a reason, and the indexer goes on.
 
-BINET_DAMAGED says how many damaged clips and pictures are made (40 without it).
+BINET_DAMAGED says how many damaged clips and pictures are made (500 without it).
 """
 
 import io
@@ -30,7 +30,7 @@ from indexer.limits import Limits
 from indexer.pictures import decode_picture
 from tests.indexer.archives_made import make_noise_clip, make_picture, run_index
 
-DAMAGED = int(os.environ.get("BINET_DAMAGED", "40"))
+DAMAGED = int(os.environ.get("BINET_DAMAGED", "500"))
 NO_POSITIONS = np.zeros(0, np.int64)
 
 
