@@ -45,7 +45,7 @@ benchmark-smoke: $(DEV) ## Run the steps of the GPU benchmark's job on small dra
 	BINET=$(BIN)/binet .ci/benchmark-smoke "$$SMOKE"
 
 test: $(DEV) ## Run all tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 nightly: $(DEV) ## Run the crash and damage tests ten times as long as `make test`
 	OMP_NUM_THREADS=1 BINET_KILLS=200 BINET_DAMAGED=5000 BINET_CORRUPTIONS=1000 $(BIN)/pytest \

@@ -120,3 +120,12 @@ def random_targets(pids: list[int], seed: int = 0, size: int = 120) -> Target:
 def network() -> BINet:
     """One network for all tests that only look."""
     return small_network()
+
+
+#: Files that take minutes: they go first, so that no process is left alone with one at the end.
+LONG_FILES = ("test_loop.py", "test_inference.py", "test_job.py", "test_crashes.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of the longest files first."""
+    items.sort(key=lambda item: item.path.name not in LONG_FILES)
