@@ -29,7 +29,7 @@ from indexer.vector_index import (
 #: Of the true 100 best, on average.
 LEAST_RECALL = 0.999
 RECALL_AT = 100
-#: Rows of the gallery that are searched to measure the recall.
+#: Queries that the recall is measured with.
 PROBES = 200
 #: Candidates for each that is wanted, tried in turn.
 FACTORS = (10, 20, 50, 100)
@@ -48,7 +48,7 @@ class TierReport:
     Attributes
     ----------
     recall
-        Share of the true 100 best that is found, on average over some rows of the gallery.
+        Share of the true 100 best that is found, on average over queries made from the gallery.
     factor
         Candidates that are compared exactly, for each that is wanted.
     used
@@ -160,8 +160,7 @@ def build(view: VectorView, seed: int = 0) -> tuple[FastTier | None, TierReport]
         rows = np.arange(start, min(start + _TRAINED_ROWS, count))
         codes.add(widen(view.vectors(rows)))
 
-    alive = np.arange(count) if view.live is None else np.flatnonzero(view.live)
-    probes = widen(view.vectors(np.sort(rng.choice(alive, PROBES, replace=False))))
+    probes = _probes(view, rng)
     true, _ = search(view, probes, RECALL_AT)
     recall, factor = 0.0, FACTORS[-1]
     for factor in FACTORS:
@@ -174,3 +173,15 @@ def build(view: VectorView, seed: int = 0) -> tuple[FastTier | None, TierReport]
         if recall >= LEAST_RECALL:
             return tier, TierReport(count, recall, factor, used=True)
     return None, TierReport(count, recall, factor, used=False)
+
+
+def _probes(view: VectorView, rng: np.random.Generator) -> Float32:
+    """Make queries that are not in the gallery: rows, moved as far as their next row is away."""
+    alive = np.arange(len(view.ids)) if view.live is None else np.flatnonzero(view.live)
+    rows = widen(view.vectors(np.sort(rng.choice(alive, PROBES, replace=False))))
+    _, scores = search(view, rows, 2)
+    away = np.sqrt(np.maximum(2 - 2 * scores[:, 1:], 0))
+    noise = rng.standard_normal(rows.shape, dtype=np.float32)
+    moved = rows + away * noise / np.linalg.norm(noise, axis=1, keepdims=True)
+    probes: Float32 = (moved / np.linalg.norm(moved, axis=1, keepdims=True)).astype(np.float32)
+    return probes
