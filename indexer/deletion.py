@@ -49,7 +49,17 @@ class Hold:
 
 
 def add_hold(connection: Connection, hold: Hold) -> int:
-    """Hold frames, those that come later too, until the hold is released; return its id."""
+    """Hold frames, those that come later too, until the hold is released; return its id.
+
+    Raises
+    ------
+    GalleryError
+        When the source or the frame is not there: nothing would be held.
+    """
+    for table, wanted in ((schema.source, hold.source), (schema.frame, hold.frame)):
+        there = select(table.c.id).where(table.c.id == wanted)
+        if wanted is not None and connection.execute(there).first() is None:
+            raise GalleryError(f"There is no {table.name} {wanted} that could be held")
     values = {
         "reason": hold.reason,
         "camera_id": hold.camera,

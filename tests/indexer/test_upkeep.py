@@ -77,6 +77,8 @@ def test_held_frames_outlive_deletion_and_retention(gallery: Gallery, run: Run) 
     with pytest.raises(GalleryError, match="no hold 1"):
         run("release", 1)
     run("retain", code=2)
+    with pytest.raises(GalleryError, match="no source 99"):
+        run("hold", "case 8", "--source", 99)
 
 
 def test_retention_by_age_keeps_what_is_younger(gallery: Gallery) -> None:
