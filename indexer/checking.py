@@ -88,11 +88,15 @@ def _orphans(connection: Connection) -> Iterator[Finding]:
         ("indexed marks without frame", tables.indexed, tables.indexed.c.frame_id, tables.frame),
     ]
     for what, child, key, parent in parents:
-        there = select(parent.c.id).where(parent.c.id == key).correlate(child).exists()
-        yield Finding(what, _count(connection, child, ~there))
+        yield Finding(what, _count(connection, child, lost(child, key, parent)))
     yield Finding(
         "boxes of frames that nobody looked at", _count(connection, schema.box, unmarked())
     )
+
+
+def lost(child: FromClause, key: ColumnElement[int], parent: FromClause) -> ColumnElement[bool]:
+    """Return whether what a row of `child` belongs to is not there."""
+    return ~select(parent.c.id).where(parent.c.id == key).correlate(child).exists()
 
 
 def unmarked() -> ColumnElement[bool]:
@@ -131,6 +135,12 @@ def impossible() -> ColumnElement[bool]:
     return or_(box.x2 < box.x1, box.y2 < box.y1, box.score < 0, box.score > 1)
 
 
+def uneven() -> ColumnElement[bool]:
+    """Return whether a row of `job` is done, and its files do not add up."""
+    job = schema.job.c
+    return (job.state == JobState.DONE) & (job.indexed + job.failed != job.discovered)
+
+
 def _contradictions(connection: Connection) -> Iterator[Finding]:
     source = schema.source.c
     wrong = _count(connection, boxes_and_frames(), contradicts())
@@ -141,9 +151,7 @@ def _contradictions(connection: Connection) -> Iterator[Finding]:
     active = _count(connection, schema.encoder, schema.encoder.c.state == EncoderState.ACTIVE)
     frames = connection.execute(select(func.count()).select_from(schema.frame)).scalar_one()
     yield Finding("galleries with frames and no active encoder", int(frames > 0 and active != 1))
-    job = schema.job.c
-    uneven = (job.state == JobState.DONE) & (job.indexed + job.failed != job.discovered)
-    yield Finding("jobs whose files do not add up", _count(connection, schema.job, uneven))
+    yield Finding("jobs whose files do not add up", _count(connection, schema.job, uneven()))
     unfinished = _count(connection, schema.source, source.state != SourceState.COMPLETE)
     yield Finding("sources not indexed to their end", unfinished, is_problem=False)
 

@@ -48,7 +48,7 @@ Fill = Callable[[Float16], None]
 
 
 @cache
-def library() -> Any:
+def faiss_module() -> Any:
     """Import FAISS; say what to install when it is missing or there twice."""
     installed = []
     for name in _PACKAGES:
@@ -161,7 +161,7 @@ class FaissView:
                     scores = np.concatenate([scores, last], axis=1)
                     rows = np.concatenate([rows, np.full_like(rows[:, :1], -1)], axis=1)
             return scores, rows
-        faiss = library()
+        faiss = faiss_module()
         bits = np.packbits(mask, bitorder="little")
         parameters = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bits))
         count = min(width, len(segment) - skipped)
@@ -214,7 +214,7 @@ class FaissIndex:
     """
 
     def __init__(self, dimension: int, device: Device = "cpu") -> None:
-        faiss = library()
+        faiss = faiss_module()
         self.dimension = dimension
         self._gpu: Any = None
         if device == "gpu":
@@ -352,7 +352,7 @@ class FaissIndex:
         )
 
     def _segment(self, rows: int, fill: Fill) -> _Segment:
-        faiss = library()
+        faiss = faiss_module()
         index = faiss.IndexScalarQuantizer(
             self.dimension, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
         )
@@ -387,7 +387,7 @@ class _Codes:
     """Memory that FAISS owns, for NumPy to look at: the index stays as long as the array does."""
 
     def __init__(self, index: Any) -> None:
-        codes = library().rev_swig_ptr(index.codes.data(), index.codes.size())
+        codes = faiss_module().rev_swig_ptr(index.codes.data(), index.codes.size())
         self.index = index
         self.__array_interface__ = codes.__array_interface__
 

@@ -7,12 +7,12 @@ itself when the tier is built, and a tier below `LEAST_RECALL` is refused. Searc
 with negatives do not use it: they stay exact.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from indexer.faiss_index import library
+from indexer.faiss_index import faiss_module
 from indexer.vector_index import (
     BLOCK_ROWS,
     Candidates,
@@ -86,38 +86,34 @@ class FastTier:
         )
 
 
-@dataclass(frozen=True, eq=False)
 class TieredView:
     """A view whose first pass is a fast tier's where everything is allowed; see `VectorView`."""
 
-    base: VectorView
-    tier: FastTier
-    ids: Ids = field(init=False)
-    live: Mask | None = field(init=False)
-    scan_error: float = field(init=False)
-    scan_margin: int = field(init=False)
-    max_width: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        for name in ("ids", "live", "scan_error", "scan_margin", "max_width"):
-            object.__setattr__(self, name, getattr(self.base, name))
+    def __init__(self, base: VectorView, tier: FastTier) -> None:
+        self._base = base
+        self._tier = tier
+        self.ids = base.ids
+        self.live = base.live
+        self.scan_error = base.scan_error
+        self.scan_margin = base.scan_margin
+        self.max_width = base.max_width
 
     def __len__(self) -> int:
-        return len(self.base)
+        return len(self._base)
 
     def vectors(self, rows: Rows) -> Float16:
         """Return the stored vectors of rows in ascending order."""
-        return self.base.vectors(rows)
+        return self._base.vectors(rows)
 
     def scan(self, queries: Float32, width: int, allowed: Mask | None) -> list[Candidates]:
         """Name candidates by their codes; exactly where a filter, or a proof, is asked for."""
         if (allowed is not None and allowed is not self.live) or width >= self.max_width:
-            return self.base.scan(queries, width, allowed)
+            return self._base.scan(queries, width, allowed)
         return [self._candidates(query, width) for query in queries]
 
     def _candidates(self, query: Float32, width: int) -> Candidates:
-        count = min(width * self.tier.factor, len(self.tier.ids))
-        _, found = self.tier.codes.search(query[None], count)
+        count = min(width * self._tier.factor, len(self._tier.ids))
+        _, found = self._tier.codes.search(query[None], count)
         rows = found[0][found[0] >= 0].astype(np.int64)
         rows = np.concatenate([rows, self._best_new(query, width)])
         if self.live is not None:
@@ -127,14 +123,17 @@ class TieredView:
 
     def _best_new(self, query: Float32, width: int) -> Rows:
         """Return the best of the rows that have no codes."""
-        rows = np.arange(len(self.tier.ids), len(self.ids))
+        rows = np.arange(len(self._tier.ids), len(self.ids))
         if self.live is not None:
             rows = rows[self.live[rows]]
         if len(rows) <= width:
             return rows
         blocks = range(0, len(rows), BLOCK_ROWS)
         scores = np.concatenate(
-            [widen(self.base.vectors(rows[start : start + BLOCK_ROWS])) @ query for start in blocks]
+            [
+                widen(self._base.vectors(rows[start : start + BLOCK_ROWS])) @ query
+                for start in blocks
+            ]
         )
         return rows[np.argpartition(-scores, width)[:width]]
 
@@ -152,7 +151,7 @@ def build(view: VectorView, seed: int = 0) -> tuple[FastTier | None, TierReport]
         return None, TierReport(count, 0.0, 0, used=False)
     rng = np.random.default_rng(seed)
     dimension = view.vectors(np.zeros(1, np.int64)).shape[1]
-    faiss = library()
+    faiss = faiss_module()
     codes = faiss.IndexPQFastScan(dimension, dimension // 2, 4, faiss.METRIC_INNER_PRODUCT)
     sample = np.sort(rng.choice(count, min(_TRAINED_ROWS, count), replace=False))
     codes.train(widen(view.vectors(sample)))

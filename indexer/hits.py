@@ -1,14 +1,13 @@
 """What SQL knows of the boxes that the index found."""
 
 from collections.abc import Collection
-from fractions import Fraction
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, bindparam, select
 
 from indexer import schema
 from indexer.filters import from_us
-from indexer.ingest import chunks
+from indexer.ingest import chunks, read_pts
 from indexer.query import FoundFrame, Hit
 from indexer.vector_index import Float32, Ids
 
@@ -56,7 +55,6 @@ def read_hits(
 
 def _hit(row: Row[Any], score: float) -> Hit:
     (box_id, *box_xyxy, detection_score, captured_at_us, pts_numerator, pts_denominator) = row[:9]
-    pts = None if pts_numerator is None else Fraction(pts_numerator, pts_denominator)
     frame_id, source_id, position, camera_id, camera, width, height = row[9:]
     x1, y1, x2, y2 = box_xyxy
     return Hit(
@@ -71,7 +69,7 @@ def _hit(row: Row[Any], score: float) -> Hit:
             camera_id=camera_id,
             camera=camera,
             captured_at=from_us(captured_at_us),
-            pts_s=pts,
+            pts_s=read_pts(pts_numerator, pts_denominator),
             width=width,
             height=height,
         ),

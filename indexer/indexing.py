@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -12,11 +11,12 @@ from indexer.archives import Member
 from indexer.channels import StageTime
 from indexer.decode_protocol import ListArchive
 from indexer.decoder import Decoder
-from indexer.errors import EncoderError, JobCancelled, SourceError
+from indexer.errors import EncoderError, SourceError
 from indexer.gallery import Gallery
 from indexer.jobs import (
     Failure,
     create_job,
+    end_badly,
     fail_interrupted,
     failures_of,
     finish_job,
@@ -35,7 +35,6 @@ from indexer.schema import EncoderState, JobState
 from indexer.sources import Discovered, discover
 from indexer.work import IndexOptions, Keep, SearchBranch
 from indexer.writing import Writer
-from model.errors import BINetError
 
 #: Kind of the jobs made here.
 KIND = "index"
@@ -120,7 +119,7 @@ def index_sources(
             gallery, branch, encoder, found, options, job_id, limits, on_progress, cancel
         )
     except BaseException as error:
-        _end_badly(gallery, job_id, error)
+        end_badly(gallery.database, job_id, error)
         raise
     with gallery.database.write() as connection:
         finish_job(connection, job_id, JobState.DONE, report=progress.report())
@@ -209,12 +208,3 @@ def _run(
     )
     pipeline.run(tasks(found.files, options.batch))
     return progress
-
-
-def _end_badly(gallery: Gallery, job_id: int, error: BaseException) -> None:
-    stopped = isinstance(error, JobCancelled | KeyboardInterrupt)
-    state = JobState.CANCELLED if stopped else JobState.FAILED
-    reason = str(error) if isinstance(error, BINetError) else type(error).__name__
-    # Where not even this can be written, the next run finds that the process is gone.
-    with suppress(BINetError), gallery.database.write() as connection:
-        finish_job(connection, job_id, state, None if stopped else reason)

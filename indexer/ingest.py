@@ -364,6 +364,11 @@ def _frame_row(source_id: int, new: NewFrame) -> dict[str, Any]:
     }
 
 
+def read_pts(numerator: int | None, denominator: int | None) -> Fraction | None:
+    """Return the timestamp of a row of `frame` in seconds; None where it has none."""
+    return None if numerator is None or denominator is None else Fraction(numerator, denominator)
+
+
 def _box_rows(
     frame_id: int, by: Encoder, source_id: int, camera: int, new: NewFrame
 ) -> list[dict[str, Any]]:

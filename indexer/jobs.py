@@ -9,6 +9,7 @@ import json
 import os
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +22,7 @@ from indexer.database import Database, now_us
 from indexer.errors import GalleryError, JobCancelled
 from indexer.filters import from_us
 from indexer.schema import JobState
+from model.errors import BINetError
 
 #: States from which nothing comes any more by itself.
 FINISHED = (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
@@ -176,6 +178,16 @@ def finish_job(
         request=_text(job.request, job.report if report is None else report, None),
         finished_at_us=now_us(),
     )
+
+
+def end_badly(database: Database, job_id: int, error: BaseException) -> None:
+    """Say that a job was stopped, or failed and why."""
+    stopped = isinstance(error, JobCancelled | KeyboardInterrupt)
+    state = JobState.CANCELLED if stopped else JobState.FAILED
+    reason = str(error) if isinstance(error, BINetError) else type(error).__name__
+    # Where not even this can be written, the next run finds that the process is gone.
+    with suppress(BINetError), database.write() as connection:
+        finish_job(connection, job_id, state, None if stopped else reason)
 
 
 def cancel_job(connection: Connection, job_id: int) -> None:

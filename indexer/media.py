@@ -16,6 +16,7 @@ from indexer.decode_protocol import Pixels
 from indexer.decoder import Decoder
 from indexer.errors import GalleryError, MediaError, SourceError, UnknownBoxError
 from indexer.gallery import Gallery
+from indexer.ingest import read_pts
 from indexer.limits import Limits
 from indexer.media_store import Box, MediaStore, cut_crop, read
 from indexer.sources import MEMBER_MARK, SourceKind
@@ -185,12 +186,10 @@ def _origin(connection: Connection, frame_id: int) -> _Origin:
     ).one_or_none()
     if row is None:
         raise GalleryError(f"There is no frame {frame_id}")
-    numerator = row.pts_numerator
-    timestamp_s = None if numerator is None else Fraction(numerator, row.pts_denominator)
     return _Origin(
         frame_id,
         row.position,
-        timestamp_s,
+        read_pts(row.pts_numerator, row.pts_denominator),
         row.content_sha256,
         row.uri,
         row.kind,

@@ -7,7 +7,6 @@ transaction. A run that ends early is gone on with by another one.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,15 @@ from indexer import decode_protocol as protocol
 from indexer import ingest, schema
 from indexer.decode_protocol import Pixels
 from indexer.decoder import Decoder
-from indexer.errors import EncoderError, JobCancelled, MediaError, SourceError
+from indexer.errors import EncoderError, MediaError, SourceError
 from indexer.filters import from_us
 from indexer.gallery import Gallery
-from indexer.ingest import NewFrame, chunks
+from indexer.ingest import NewFrame, chunks, read_pts
 from indexer.jobs import (
     Failure,
     advance_job,
     create_job,
+    end_badly,
     fail_interrupted,
     finish_job,
     set_discovered,
@@ -40,7 +40,6 @@ from indexer.schema import EncoderState, JobState
 from indexer.sources import SourceKind
 from indexer.work import SearchBranch
 from model.detections import Detections
-from model.errors import BINetError
 
 #: Kind of the jobs made here; they count sources.
 KIND = "reindex"
@@ -129,11 +128,7 @@ def reindex(
         done.run(limits or Limits())
         active = _flip(gallery, encoder, incomplete)
     except BaseException as error:
-        stopped = isinstance(error, JobCancelled | KeyboardInterrupt)
-        state = JobState.CANCELLED if stopped else JobState.FAILED
-        reason = str(error) if isinstance(error, BINetError) else type(error).__name__
-        with gallery.database.write() as connection:
-            finish_job(connection, job_id, state, None if stopped else reason)
+        end_badly(gallery.database, job_id, error)
         raise
     with gallery.database.write() as connection:
         finish_job(connection, job_id, JobState.DONE)
@@ -275,7 +270,6 @@ def _pictures(
 
 
 def _new_frame(row: Row[Any], people: Detections) -> NewFrame:
-    pts = None if row.pts_numerator is None else Fraction(row.pts_numerator, row.pts_denominator)
     return NewFrame(
         row.position,
         from_us(row.captured_at_us),
@@ -284,5 +278,5 @@ def _new_frame(row: Row[Any], people: Detections) -> NewFrame:
         row.content_sha256,
         people,
         row.clock,
-        pts,
+        read_pts(row.pts_numerator, row.pts_denominator),
     )

@@ -15,7 +15,9 @@ from indexer.checking import (
     boxes_and_frames,
     contradicts,
     impossible,
+    lost,
     miscounted,
+    uneven,
     unmarked,
 )
 from indexer.database import Database
@@ -90,34 +92,28 @@ def _mend_file(database: Database) -> None:
 def _broken_frames(connection: Connection) -> set[int]:
     """Return frames that are of no source, or that contradict their boxes."""
     frame, box = schema.frame.c, schema.box.c
-    source = select(schema.source.c.id).where(schema.source.c.id == frame.source_id).exists()
-    lost = connection.execute(select(frame.id).where(~source)).scalars()
+    alone = select(frame.id).where(lost(schema.frame, frame.source_id, schema.source))
     wrong = select(box.frame_id).select_from(boxes_and_frames()).where(contradicts())
-    frames = {*lost, *connection.execute(wrong).scalars()}
+    frames = {row[0] for query in (alone, wrong) for row in connection.execute(query)}
     # Their sources lack them now.
     for chunk in chunks(sorted(frames)):
-        of = select(frame.source_id).where(frame.id.in_(chunk))
-        connection.execute(
-            update(schema.source)
-            .where(schema.source.c.id.in_(of))
-            .values(state=SourceState.INDEXING)
-        )
+        _reopen(connection, select(frame.source_id).where(frame.id.in_(chunk)))
     return frames
 
 
 def _broken_pairs(connection: Connection) -> set[tuple[int, int]]:
     """Return frames and encoders whose boxes cannot be trusted."""
     box, indexed = schema.box.c, schema.indexed.c
-    frame = select(schema.frame.c.id).where(schema.frame.c.id == box.frame_id).exists()
-    encoder = select(schema.encoder.c.id).where(schema.encoder.c.id == box.encoder_id).exists()
-    wheres: list[ColumnElement[bool]] = [or_(~frame, ~encoder, unmarked(), impossible())]
+    no_frame = lost(schema.box, box.frame_id, schema.frame)
+    no_encoder = lost(schema.box, box.encoder_id, schema.encoder)
+    wheres: list[ColumnElement[bool]] = [or_(no_frame, no_encoder, unmarked(), impossible())]
     wheres += [box.id.in_(chunk) for chunk in chunks(bad_embeddings(connection))]
     pairs: set[tuple[int, int]] = set()
     for where in wheres:
         pairs.update(_pairs(connection, select(box.frame_id, box.encoder_id).where(where)))
-    there = select(schema.frame.c.id).where(schema.frame.c.id == indexed.frame_id).exists()
+    of_nothing = lost(schema.indexed, indexed.frame_id, schema.frame)
     marks = select(indexed.frame_id, indexed.encoder_id)
-    pairs.update(_pairs(connection, marks.where(or_(miscounted(connection), ~there))))
+    pairs.update(_pairs(connection, marks.where(or_(miscounted(connection), of_nothing))))
     return pairs
 
 
@@ -149,22 +145,26 @@ def _unfinished(connection: Connection, pairs: set[tuple[int, int]]) -> list[str
     frame, source, box = schema.frame.c, schema.source.c, schema.box.c
     for chunk in chunks(sorted({frame_id for frame_id, _ in pairs})):
         # The boxes know it too, of a frame that is gone.
-        of = select(frame.source_id).where(frame.id.in_(chunk))
-        of_boxes = select(box.source_id).where(box.frame_id.in_(chunk))
-        connection.execute(
-            update(schema.source)
-            .where(or_(source.id.in_(of), source.id.in_(of_boxes)))
-            .values(state=SourceState.INDEXING)
-        )
+        _reopen(connection, select(frame.source_id).where(frame.id.in_(chunk)))
+        _reopen(connection, select(box.source_id).where(box.frame_id.in_(chunk)))
     query = select(source.uri).where(source.state != SourceState.COMPLETE).order_by(source.uri)
     return list(connection.execute(query).scalars())
 
 
+def _reopen(connection: Connection, sources: Select[tuple[int]]) -> None:
+    """Mark sources as not indexed to their end."""
+    connection.execute(
+        update(schema.source)
+        .where(schema.source.c.id.in_(sources))
+        .values(state=SourceState.INDEXING)
+    )
+
+
 def _mend_cameras(connection: Connection) -> None:
-    camera, source = schema.camera.c, schema.source.c
-    there = select(camera.id).where(camera.id == source.camera_id).exists()
-    lost = select(source.camera_id).where(~there).distinct()
-    for camera_id in list(connection.execute(lost).scalars()):
+    source = schema.source.c
+    of_none = lost(schema.source, source.camera_id, schema.camera)
+    missing = select(source.camera_id).where(of_none).distinct()
+    for camera_id in list(connection.execute(missing).scalars()):
         name = f"camera {camera_id} (its name is lost)"
         connection.execute(insert(schema.camera).values(id=camera_id, name=name))
 
@@ -187,9 +187,8 @@ def _mend_encoders(connection: Connection) -> None:
 
 
 def _mend_jobs(connection: Connection) -> None:
-    job = schema.job.c
     connection.execute(
         update(schema.job)
-        .where(job.state == JobState.DONE, job.indexed + job.failed != job.discovered)
+        .where(uneven())
         .values(state=JobState.FAILED, reason="its files do not add up; index them again")
     )

@@ -1,8 +1,9 @@
 """`binet gallery`: looking after a gallery."""
 
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -21,39 +22,34 @@ After = Annotated[str | None, typer.Option(metavar="TIME", help="Captured then o
 Before = Annotated[str | None, typer.Option(metavar="TIME", help="Captured earlier.")]
 
 
+def _show(document: Any, lines: Iterable[str], as_json: bool) -> None:
+    import json
+
+    for line in [json.dumps(document, indent=2)] if as_json else lines:
+        typer.echo(line)
+
+
 @gallery.command("stats")
 def stats(gallery_url: Url = "gallery", as_json: AsJson = False) -> None:
     """Count what is in a gallery, and show its last jobs."""
-    import json
-
     from indexer import gallery_commands as command
     from indexer.gallery import Gallery
 
     with Gallery.open(gallery_url) as opened:
         document = command.stats(opened)
-    if as_json:
-        typer.echo(json.dumps(document, indent=2))
-    else:
-        for line in command.stats_lines(document):
-            typer.echo(line)
+    _show(document, command.stats_lines(document), as_json)
 
 
 @gallery.command("check")
 def check(gallery_url: Url = "gallery", as_json: AsJson = False) -> None:
     """Check that a gallery agrees with itself; exit code 1 when it does not."""
-    import json
-
     from indexer import gallery_commands as command
     from indexer.checking import check as look
     from indexer.gallery import Gallery
 
     with Gallery.open(gallery_url) as opened:
         findings = look(opened.database)
-    if as_json:
-        typer.echo(json.dumps(command.findings_document(findings), indent=2))
-    else:
-        for line in command.findings_lines(findings):
-            typer.echo(line)
+    _show(command.findings_document(findings), command.findings_lines(findings), as_json)
     if any(finding.is_problem for finding in findings):
         raise typer.Exit(1)
 
@@ -252,18 +248,13 @@ def hold(
 @gallery.command("holds")
 def holds(gallery_url: Url = "gallery", as_json: AsJson = False) -> None:
     """List the holds that are not released."""
-    import json
-
     from indexer import gallery_commands as command
     from indexer.gallery import Gallery
 
     with Gallery.open(gallery_url) as opened:
         found = command.holds(opened)
-    if as_json:
-        typer.echo(json.dumps(found, indent=2))
-    else:
-        for one in found or [{"none": "no holds"}]:
-            typer.echo(", ".join(f"{key} {value}" for key, value in one.items() if value))
+    lines = [", ".join(f"{key} {value}" for key, value in one.items() if value) for one in found]
+    _show(found, lines or ["no holds"], as_json)
 
 
 @gallery.command("release")

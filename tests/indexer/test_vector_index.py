@@ -234,7 +234,7 @@ def test_a_forked_child_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    faiss_index.library.cache_clear()
+    faiss_index.faiss_module.cache_clear()
     try:
         with monkeypatch.context() as patch:
             patch.setattr(faiss_index, "version", lambda _name: "1.15.1")
@@ -245,7 +245,7 @@ def test_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
             with pytest.raises(IndexEngineError, match=r"binet\[cpu\]"):
                 FaissIndex(DIMENSION)
     finally:
-        faiss_index.library.cache_clear()
+        faiss_index.faiss_module.cache_clear()
 
 
 def test_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
