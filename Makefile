@@ -69,8 +69,8 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 
 lock: $(DEV) ## Bring both locks up to date with pyproject.toml and constraints.in
 	$(COMPILE) pyproject.toml --output-file requirements.lock
-	$(COMPILE) --extra onnx --extra train --extra dev --constraint requirements.lock pyproject.toml \
-		--output-file requirements-dev.lock
+	$(COMPILE) --extra onnx --extra train --extra parquet --extra postgres --extra dev \
+		--constraint requirements.lock pyproject.toml --output-file requirements-dev.lock
 
 clean: ## Remove the virtual environment, caches and build outputs; results stay
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

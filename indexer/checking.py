@@ -57,10 +57,10 @@ def check(database: Database) -> list[Finding]:
             )
             if finding.count
         ]
-    store = MediaStore.beside(database)
+    store = MediaStore.of(database)
     if store is not None:
         wanted = wanted_media(database, store)
-        extra = sum(path not in wanted for path in store.files())
+        extra = sum(name not in wanted for name in store.names())
         if extra:
             findings.append(Finding("kept pictures of nothing that is here", extra, False))
         damaged = len(store.damaged())

@@ -1,15 +1,18 @@
-"""`binet gallery export`: the boxes of a gallery as JSON lines, CSV or COCO. Without embeddings.
+"""`binet gallery export`: the boxes of a gallery as a file. Without embeddings.
 
 An embedding finds its person again, in any gallery of the same weights: it stays here, where
 deletion reaches it.
 """
 
 import csv
+import io
 import json
 import os
 from collections.abc import Iterator
+from datetime import datetime
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, BinaryIO, Literal, TextIO
 
 from sqlalchemy import Connection, Row, select
 
@@ -21,7 +24,7 @@ from indexer.frame_filter import frames_where
 from indexer.ingest import active_encoder
 from model.files import sync
 
-Format = Literal["jsonl", "csv", "coco"]
+Format = Literal["jsonl", "csv", "coco", "parquet"]
 
 _ROWS = 4096
 
@@ -34,15 +37,20 @@ def export(database: Database, path: Path, kind: Format, wanted: Filter) -> int:
     Raises
     ------
     GalleryError
-        When it cannot be written.
+        When it cannot be written, or Parquet's library is not installed.
     EncoderError
         When no encoder is active.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("x", encoding="utf-8", newline="") as file:
+        with temporary.open("xb") as file:
             with database.read() as connection:
-                count = _WRITERS[kind](connection, file, wanted)
+                if kind == "parquet":
+                    count = _write_parquet(connection, file, wanted)
+                else:
+                    text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+                    count = _TEXT_WRITERS[kind](connection, text, wanted)
+                    text.detach()
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -92,18 +100,46 @@ def _write_jsonl(connection: Connection, file: TextIO, wanted: Filter) -> int:
     return count
 
 
-_CSV_COLUMNS = (
+_COLUMNS = (
     *("box_id", "frame_id", "source_id", "camera", "uri", "content_sha256", "position"),
     *("captured_at", "clock", "pts_s", "width", "height", "x1", "y1", "x2", "y2", "score"),
 )
 
 
 def _write_csv(connection: Connection, file: TextIO, wanted: Filter) -> int:
-    writer = csv.DictWriter(file, _CSV_COLUMNS)
+    writer = csv.DictWriter(file, _COLUMNS)
     writer.writeheader()
     count = 0
     for count, values in enumerate(_rows(connection, wanted), start=1):  # noqa: B007
         writer.writerow(values)
+    return count
+
+
+def _write_parquet(connection: Connection, file: BinaryIO, wanted: Filter) -> int:
+    """Write the columns of the CSV with their types, a row group every few thousand boxes."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise GalleryError(
+            "Parquet needs pyarrow: pip install 'binet[parquet]', or export another format"
+        ) from error
+    kinds = {
+        **dict.fromkeys(("box_id", "frame_id", "source_id", "position"), pyarrow.int64()),
+        **dict.fromkeys(("camera", "uri", "content_sha256", "clock"), pyarrow.string()),
+        "captured_at": pyarrow.timestamp("us", "UTC"),
+        "pts_s": pyarrow.float64(),
+        **dict.fromkeys(("width", "height"), pyarrow.int32()),
+        **dict.fromkeys(("x1", "y1", "x2", "y2", "score"), pyarrow.float32()),
+    }
+    form = pyarrow.schema([(name, kinds[name]) for name in _COLUMNS])
+    count, rows = 0, _rows(connection, wanted)
+    with pyarrow.parquet.ParquetWriter(file, form) as writer:
+        while part := list(islice(rows, _ROWS)):
+            for values in part:
+                values["captured_at"] = datetime.fromisoformat(values["captured_at"])
+            writer.write_table(pyarrow.Table.from_pylist(part, form))
+            count += len(part)
     return count
 
 
@@ -140,4 +176,4 @@ def _write_coco(connection: Connection, file: TextIO, wanted: Filter) -> int:
     return len(annotations)
 
 
-_WRITERS = {"jsonl": _write_jsonl, "csv": _write_csv, "coco": _write_coco}
+_TEXT_WRITERS = {"jsonl": _write_jsonl, "csv": _write_csv, "coco": _write_coco}

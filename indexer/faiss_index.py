@@ -10,6 +10,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -75,6 +76,16 @@ def faiss_module() -> Any:
     return faiss
 
 
+def _threads() -> int:
+    """Threads that FAISS may use; OMP_NUM_THREADS sets them."""
+    return int(faiss_module().omp_get_max_threads())
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_threads(), "faiss-scan")
+
+
 @dataclass(frozen=True, eq=False)
 class _Segment:
     """Rows that never change: FAISS's index, and its float16 codes as an array [N, D]."""
@@ -119,7 +130,8 @@ class FaissView:
                 parts.append(
                     segment.vectors[own[0] - start : own[-1] - start + 1]
                     if whole
-                    else segment.vectors[own - start]
+                    # Half the time of indexing.
+                    else segment.vectors.take(own - start, axis=0)
                 )
             start = stop
         if len(parts) == 1:
@@ -133,16 +145,23 @@ class FaissView:
                 "FAISS hangs in a forked process: start processes with 'spawn', "
                 "and open the gallery in each"
             )
-        scores, rows = [], []
+        parts: list[tuple[int, _Segment, Mask | None]] = []
         start = 0
         for segment in self.segments:
             stop = start + len(segment)
             mask = None if allowed is None else allowed[start:stop]
             if mask is None or mask.any():
-                found, where = self._scan_segment(segment, queries, width, mask)
-                scores.append(found)
-                rows.append(np.where(where >= 0, where + start, -1))
+                parts.append((start, segment, mask))
             start = stop
+        # FAISS spreads queries over the processor's cores, but not the rows of one query.
+        spread = self.device == "cpu" and len(queries) == 1 and len(parts) > 1 and _threads() > 1
+        found = (_pool().map if spread else map)(
+            lambda part: self._scan_segment(part[1], queries, width, part[2]), parts
+        )
+        scores, rows = [], []
+        for (start, _, _), (own_scores, where) in zip(parts, found, strict=True):
+            scores.append(own_scores)
+            rows.append(np.where(where >= 0, where + start, -1))
         return _merge(np.concatenate(scores, axis=1), np.concatenate(rows, axis=1), width)
 
     def _scan_segment(

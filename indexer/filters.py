@@ -1,18 +1,25 @@
 """What may be found: cameras, sources, time, scores. Applied before the nearest are chosen."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta
 
 import numpy as np
 import numpy.typing as npt
 
 from indexer.growing import GrowingArray
-from indexer.vector_index import Ids, Mask, Rows
+from indexer.vector_index import Allowed, Ids, Mask, Rows
 
 DAY_US = 86_400_000_000
 #: So many values are compared one by one: 0.15 ms each in 1 M rows, where look-ups take 1.1 ms.
 _COMPARED_VALUES = 6
+
+#: Up to this share of the rows, those of some cameras are named one by one instead of in a mask.
+_LISTED_SHARE = 0.1
+#: So many new rows, or this share of all, are looked through before lists are made anew: 0.1 s for
+#: 1 M rows.
+_UNLISTED_ROWS = 4096
+_UNLISTED_SHARE = 0.1
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -109,6 +116,40 @@ class Filter:
 
 
 @dataclass(frozen=True, eq=False)
+class CameraLists:
+    """The first rows, listed by camera: a filter for few cameras does not look at all rows.
+
+    Attributes
+    ----------
+    cameras
+        int32 [C], ascending.
+    starts
+        Where the rows of each begin in `rows`, and the end: [C + 1].
+    rows
+        int32: rows of the first camera, ascending, then of the second.
+    """
+
+    cameras: npt.NDArray[np.int32]
+    starts: Rows
+    rows: npt.NDArray[np.int32]
+
+    @classmethod
+    def of(cls, camera_ids: npt.NDArray[np.int32]) -> "CameraLists":
+        """List rows by their camera."""
+        rows = np.argsort(camera_ids, kind="stable").astype(np.int32)
+        cameras, starts = np.unique(camera_ids[rows], return_index=True)
+        return cls(cameras, np.append(starts, len(rows)), rows)
+
+    def select(self, wanted: Collection[int]) -> list[npt.NDArray[np.int32]]:
+        """Return the rows of each of some cameras."""
+        numbers = np.fromiter(wanted, np.int64, len(wanted))
+        places = np.searchsorted(self.cameras, numbers)
+        there = places < len(self.cameras)
+        places = places[there][self.cameras[places[there]] == numbers[there]]
+        return [self.rows[self.starts[i] : self.starts[i + 1]] for i in places]
+
+
+@dataclass(frozen=True, eq=False)
 class Columns:
     """What filters need of each row of the index, in its order: [R] each.
 
@@ -118,17 +159,20 @@ class Columns:
         Microseconds since 1970, UTC.
     scores
         The detector's.
+    by_camera
+        Of the first rows, as many as it lists.
     """
 
     camera_ids: npt.NDArray[np.int32]
     source_ids: npt.NDArray[np.int32]
     captured_at_us: npt.NDArray[np.int64]
     scores: npt.NDArray[np.float32]
+    by_camera: CameraLists | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
 
-    def __getitem__(self, rows: Mask | slice) -> "Columns":
+    def __getitem__(self, rows: Mask | Rows | slice) -> "Columns":
         """Return the columns of some rows."""
         return Columns(
             self.camera_ids[rows],
@@ -160,9 +204,9 @@ class Columns:
     @property
     def nbytes(self) -> int:
         """Memory of the columns."""
-        return sum(
-            a.nbytes for a in (self.camera_ids, self.source_ids, self.captured_at_us, self.scores)
-        )
+        arrays = (self.camera_ids, self.source_ids, self.captured_at_us, self.scores)
+        listed = 0 if self.by_camera is None else self.by_camera.rows.nbytes
+        return sum(array.nbytes for array in arrays) + listed
 
 
 class GrowingColumns:
@@ -173,18 +217,24 @@ class GrowingColumns:
         self._source_ids = GrowingArray(np.int32)
         self._captured_at_us = GrowingArray(np.int64)
         self._scores = GrowingArray(np.float32)
+        self._by_camera = CameraLists.of(np.zeros(0, np.int32))
 
     def append(self, rows: Columns) -> Columns:
         """Append rows and return all."""
+        cameras = self._camera_ids.append(rows.camera_ids)
+        unlisted = len(cameras) - len(self._by_camera.rows)
+        if unlisted > max(_UNLISTED_ROWS, _UNLISTED_SHARE * len(cameras)):
+            self._by_camera = CameraLists.of(cameras)
         return Columns(
-            self._camera_ids.append(rows.camera_ids),
+            cameras,
             self._source_ids.append(rows.source_ids),
             self._captured_at_us.append(rows.captured_at_us),
             self._scores.append(rows.scores),
+            self._by_camera,
         )
 
 
-def allowed_rows(wanted: Filter, columns: Columns, ids: Ids) -> Mask | None:
+def allowed_rows(wanted: Filter, columns: Columns, ids: Ids) -> Allowed | None:
     """Find the rows that a filter allows.
 
     Parameters
@@ -195,10 +245,18 @@ def allowed_rows(wanted: Filter, columns: Columns, ids: Ids) -> Mask | None:
     Returns
     -------
     array or None
-        bool [R]; None when all are allowed.
+        bool [R]; or int64, the rows themselves, ascending, where a filter leaves few cameras; None
+        when all are allowed.
     """
-    masks: list[Mask] = []
     cameras = wanted.allowed_cameras
+    listed = None if cameras is None else _listed(cameras, columns)
+    if listed is not None:
+        rest = replace(wanted, cameras=None, scope_cameras=None)
+        if rest == Filter():
+            return listed
+        within = allowed_rows(rest, columns[listed], ids[listed])
+        return listed if within is None else listed[within]
+    masks: list[Mask] = []
     if cameras is not None:
         masks.append(_is_one_of(columns.camera_ids, cameras))
     if wanted.sources is not None:
@@ -219,6 +277,22 @@ def allowed_rows(wanted: Filter, columns: Columns, ids: Ids) -> Mask | None:
         allowed = np.ones(len(ids), np.bool_) if allowed is None else allowed
         allowed[excluded] = False
     return allowed
+
+
+def _listed(cameras: frozenset[int], columns: Columns) -> Rows | None:
+    """Return the rows of some cameras, ascending; None where a mask is cheaper."""
+    lists = columns.by_camera
+    if lists is None:
+        return None
+    parts = lists.select(cameras)
+    if sum(map(len, parts)) > _LISTED_SHARE * len(columns):
+        return None
+    done = len(lists.rows)
+    new = np.flatnonzero(_is_one_of(columns.camera_ids[done:], cameras)) + done
+    rows: Rows = np.concatenate([*parts, new]).astype(np.int64)
+    if len(parts) > 1:
+        rows.sort()
+    return rows
 
 
 def rows_of(ids: Ids, boxes: Collection[int]) -> Rows:

@@ -192,9 +192,12 @@ def _run(
     stages = {name: StageTime() for name in STAGES}
     progress = Progress(len(found.files), total_bytes(found.files), stages)
     scope = Scope(options.camera, encoder.id)
-    media = MediaStore.beside(gallery.database)
+    media = MediaStore.of(gallery.database)
     if media is None and options.keep != Keep.OFF:
-        raise SourceError("Pictures are kept in the gallery's folder, which PostgreSQL has not")
+        raise SourceError(
+            "A gallery in PostgreSQL has no folder for pictures: say where they are kept with "
+            "`binet gallery media`, or index with --keep off"
+        )
     writer = Writer(gallery, scope, job_id, media, options.keep, progress)
 
     def report(now: Progress) -> None:

@@ -18,7 +18,7 @@ from indexer.errors import GalleryError, MediaError, SourceError, UnknownBoxErro
 from indexer.gallery import Gallery
 from indexer.ingest import read_pts
 from indexer.limits import Limits
-from indexer.media_store import Box, MediaStore, cut_crop, read
+from indexer.media_store import Box, MediaStore, cut_crop
 from indexer.sources import MEMBER_MARK, SourceKind
 
 
@@ -48,7 +48,7 @@ class MediaReader:
 
     def __init__(self, gallery: Gallery, limits: Limits | None = None) -> None:
         self._database = gallery.database
-        self._store = MediaStore.beside(gallery.database)
+        self._store = MediaStore.of(gallery.database)
         self._decoder = Decoder(limits or Limits())
 
     def __enter__(self) -> Self:
@@ -73,7 +73,9 @@ class MediaReader:
         """
         with self._database.read() as connection:
             origin = _origin(connection, frame_id)
-        kept = None if self._store is None else read(self._store.frame_path(origin.digest))
+        kept = (
+            None if self._store is None else self._store.read(self._store.frame_name(origin.digest))
+        )
         return kept or Image.fromarray(self._decode(origin))
 
     def crop(self, box_id: int) -> Image.Image:
@@ -101,10 +103,10 @@ class MediaReader:
         return kept or cut_crop(self._decode(origin), box)
 
     def _kept_crop(self, store: MediaStore, origin: _Origin, box: Box) -> Image.Image | None:
-        crop = read(store.crop_path(origin.digest, box))
+        crop = store.read(store.crop_name(origin.digest, box))
         if crop is not None:
             return crop
-        frame = read(store.frame_path(origin.digest))
+        frame = store.read(store.frame_name(origin.digest))
         return None if frame is None else cut_crop(np.asarray(frame), box)
 
     def _decode(self, origin: _Origin) -> Pixels:
@@ -154,22 +156,22 @@ def prune_media(database: Database) -> int:
 
     Not while something is being indexed: its pictures are there a moment before their rows.
     """
-    store = MediaStore.beside(database)
+    store = MediaStore.of(database)
     return 0 if store is None else store.prune(wanted_media(database, store))
 
 
-def wanted_media(database: Database, store: MediaStore) -> set[Path]:
-    """Return the paths at which pictures may be kept."""
+def wanted_media(database: Database, store: MediaStore) -> set[str]:
+    """Return the names under which pictures may be kept."""
     box, frame = schema.box.c, schema.frame.c
     with database.read() as connection:
         frames = connection.execute(select(frame.content_sha256)).scalars()
-        wanted = {store.frame_path(digest) for digest in frames}
+        wanted = {store.frame_name(digest) for digest in frames}
         boxes = connection.execute(
             select(frame.content_sha256, box.x1, box.y1, box.x2, box.y2).join(
                 schema.frame, frame.id == box.frame_id
             )
         )
-        wanted |= {store.crop_path(row[0], (row[1], row[2], row[3], row[4])) for row in boxes}
+        wanted |= {store.crop_name(row[0], (row[1], row[2], row[3], row[4])) for row in boxes}
     return wanted
 
 

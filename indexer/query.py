@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from indexer.errors import EmbeddingError, UnknownBoxError
-from indexer.filters import Filter, allowed_rows, rows_of
+from indexer.filters import Filter, rows_of
 from indexer.mirror import Encoder, GalleryView
 from indexer.vector_index import Float32, ScoreRule, check_queries
 from model.detections import UNIT_TOLERANCE
@@ -148,15 +148,16 @@ def _given(embeddings: Float32 | None, dimension: int) -> Float32:
 def _stored(boxes: Sequence[int], wanted: Filter, view: GalleryView) -> Float32:
     if not boxes:
         return np.zeros((0, view.encoder.dimension), np.float32)
-    # What is outside the scope and what does not exist look the same.
-    visible = allowed_rows(Filter(cameras=wanted.scope_cameras), view.columns, view.index.ids)
     vectors = []
     for box in boxes:
         rows = rows_of(view.index.ids, [box])
-        there = len(rows) and all(
-            mask is None or mask[rows[0]] for mask in (view.index.live, visible)
-        )
-        if not there:
+        live, scope = view.index.live, wanted.scope_cameras
+        # What is outside the scope and what does not exist look the same.
+        if not (
+            len(rows)
+            and (live is None or live[rows[0]])
+            and (scope is None or view.columns.camera_ids[rows[0]] in scope)
+        ):
             raise UnknownBoxError(f"There is no box {box} among those that may be searched")
         vectors.append(view.index.vectors(rows)[0].astype(np.float32))
     return np.stack(vectors)

@@ -69,11 +69,13 @@ def repair(database: Database) -> Repaired:
         _mend_encoders(connection)
         _mend_jobs(connection)
         ingest.revise(connection)
-    store = MediaStore.beside(database)
-    files = snapshots + ([] if store is None else store.damaged())
-    for path in files:
+    for path in snapshots:
         path.unlink(missing_ok=True)
-    return Repaired(boxes, len(frames), sources, len(files))
+    pictures = []
+    if (store := MediaStore.of(database)) is not None:
+        pictures = store.damaged()
+        store.remove(pictures)
+    return Repaired(boxes, len(frames), sources, len(snapshots) + len(pictures))
 
 
 def _mend_file(database: Database) -> None:

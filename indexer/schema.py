@@ -240,6 +240,14 @@ job_failure = Table(
     sqlite_autoincrement=True,
 )
 
+# What belongs to the gallery as a whole, such as where its pictures are kept.
+setting = Table(
+    "setting",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
 # Frames that are kept whatever the retention says: those that match every column that is set.
 hold = Table(
     "hold",

@@ -275,7 +275,7 @@ def export(
     out: Annotated[Path, typer.Argument(metavar="FILE", help="Where to; it is overwritten.")],
     gallery_url: Url = "gallery",
     kind: Annotated[
-        Literal["jsonl", "csv", "coco"], typer.Option("--format", help="Of the file.")
+        Literal["jsonl", "csv", "coco", "parquet"], typer.Option("--format", help="Of the file.")
     ] = "jsonl",
     source: Sources = None,
     camera: Cameras = None,
@@ -294,6 +294,31 @@ def export(
         where = command.named_filter(opened, camera, source, after, before, min_score)
         count = write(opened.database, out, kind, where)
     typer.echo(f"{count} boxes in {out}")
+
+
+@gallery.command("media")
+def media(
+    place: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="FOLDER|URL",
+            help="Keep pictures here from now on. Without it, show where they are.",
+        ),
+    ] = None,
+    gallery_url: Url = "gallery",
+) -> None:
+    """Say where a gallery's pictures are kept: a folder, or a URL that fsspec opens (s3://...).
+
+    Pictures that are kept already are not moved: move them before.
+    """
+    from indexer.gallery import Gallery
+    from indexer.media_store import media_url, set_media_url
+
+    with Gallery.open(gallery_url) as opened:
+        if place is not None:
+            set_media_url(opened.database, place)
+        where = media_url(opened.database)
+    typer.echo(f"pictures are kept in {where}" if where else "no pictures are kept")
 
 
 @gallery.command("backup")

@@ -97,11 +97,11 @@ class Writer:
                 continue
             for box in taken.people.boxes_xyxy:
                 x1, y1, x2, y2 = (float(value) for value in box)
-                path = self._media.crop_path(taken.digest, (x1, y1, x2, y2))
-                self._media.save(path, cut_crop(taken.pixels, box))
+                name = self._media.crop_name(taken.digest, (x1, y1, x2, y2))
+                self._media.save(name, cut_crop(taken.pixels, box))
             if self._keep == Keep.FRAMES:
                 self._media.save(
-                    self._media.frame_path(taken.digest), Image.fromarray(taken.pixels)
+                    self._media.frame_name(taken.digest), Image.fromarray(taken.pixels)
                 )
 
     def _write_frames(

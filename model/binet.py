@@ -169,10 +169,13 @@ class BINet(Branches, PyTorchModelHubMixin, library_name="binet"):
             self._checked_pids(pids)
             if not bool((boxes[:, 2:] > boxes[:, :2]).all()):
                 raise ValueError("boxes_xyxy: a box is empty or not finite")
+            scale = scene.scale.to(boxes.device)
+            ignored = target.get("ignored_xyxy", boxes.new_zeros(0, 4))
             scaled.append(
                 {
-                    "boxes_xyxy": (boxes.float() * scene.scale.to(boxes.device)).to(self.device),
+                    "boxes_xyxy": (boxes.float() * scale).to(self.device),
                     "pids": pids.to(self.device),
+                    "ignored_xyxy": (ignored.float() * scale).to(self.device),
                 }
             )
         return scaled

@@ -109,7 +109,12 @@ class Branches(nn.Module):
         targets: list[Target] | None = None,
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """RPN: maps [B, C, H/16, W/16] -> proposals [n, 4] of each scene; losses in training."""
-        boxes = [{"boxes": t["boxes_xyxy"]} for t in targets] if targets else None
+        boxes = None
+        if targets:
+            none = self.mean.new_zeros(0, 4)
+            boxes = [
+                {"boxes": t["boxes_xyxy"], "ignored": t.get("ignored_xyxy", none)} for t in targets
+            ]
         with self._autocast("rpn"):
             proposals, losses = self.rpn(ImageList(images, sizes), {"0": maps}, boxes)
         return proposals, {

@@ -5,7 +5,7 @@ boxes, and the third output, the embedding.
 """
 
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -13,24 +13,28 @@ from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import clip_boxes_to_image, nms, remove_small_boxes
+from torchvision.ops import box_area, box_iou, clip_boxes_to_image, nms, remove_small_boxes
 
 from model.config import BINetConfig
 
 #: Boxes thinner than this, in pixels of the network's input, are no detections.
 MIN_BOX_SIDE = 1.0
 PERSON = 1  # class number; 0 is background
+#: A box that lies on ignored ones by more than this share of its own area is left out.
+MOST_IGNORED = 0.5
 
 
 class Target(TypedDict):
     """The annotated people of a scene.
 
     boxes_xyxy: float32 [n, 4] in pixels of the scene itself. pids: int64 [n], 0..num_pids-1, or
-    `model.annotations.UNLABELLED`.
+    `model.annotations.UNLABELLED`. ignored_xyxy: [k, 4], what may be people and is not annotated:
+    anchors and proposals there are no background.
     """
 
     boxes_xyxy: Tensor
     pids: Tensor
+    ignored_xyxy: NotRequired[Tensor]
 
 
 class Crops(TypedDict):
@@ -56,10 +60,34 @@ class Float32RPNHead(RPNHead):  # type: ignore[misc]  # torchvision has no types
         return [value.float() for value in objectness], [value.float() for value in deltas]
 
 
+class IgnoringRPN(RegionProposalNetwork):  # type: ignore[misc]  # torchvision has no types
+    """torchvision's RPN, to which anchors on ignored boxes are neither person nor background."""
+
+    def assign_targets_to_anchors(
+        self, anchors: list[Tensor], targets: list[dict[str, Tensor]]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Give labels (1 person, 0 background, -1 neither) and boxes of the anchors, by scene."""
+        labels, boxes = super().assign_targets_to_anchors(anchors, targets)
+        for label, here, target in zip(labels, anchors, targets, strict=True):
+            label[(label == 0) & on_ignored(here, target["ignored"])] = -1
+        return labels, boxes
+
+
+def on_ignored(boxes_xyxy: Tensor, ignored_xyxy: Tensor) -> Tensor:
+    """Tell which boxes [n, 4] lie, by more than half of their area, on one of [k, 4]: bool [n]."""
+    if len(ignored_xyxy) == 0:
+        return torch.zeros(len(boxes_xyxy), dtype=torch.bool, device=boxes_xyxy.device)
+    low = torch.maximum(boxes_xyxy[:, None, :2], ignored_xyxy[:, :2])
+    high = torch.minimum(boxes_xyxy[:, None, 2:], ignored_xyxy[:, 2:])
+    shared = (high - low).clamp(min=0).prod(dim=2)
+    covered: Tensor = (shared > MOST_IGNORED * box_area(boxes_xyxy)[:, None]).any(dim=1)
+    return covered
+
+
 def build_rpn(config: BINetConfig, channels: int) -> RegionProposalNetwork:
     """Build torchvision's region proposal network on one map of stride 16."""
     anchors = AnchorGenerator((config.anchor_sizes,), (config.anchor_ratios,))
-    return RegionProposalNetwork(
+    return IgnoringRPN(
         anchors,
         Float32RPNHead(channels, anchors.num_anchors_per_location()[0]),
         fg_iou_thresh=config.rpn_foreground_iou,
@@ -123,6 +151,7 @@ class RoIStage(RoIHeads):  # type: ignore[misc]  # torchvision has no types
 
     def sample(self, proposals: list[Tensor], targets: list[Target]) -> SampledRoIs:
         """Draw RoIs, half of them positive where there are enough; ground truth is among them."""
+        proposals = [self._annotated(p, t) for p, t in zip(proposals, targets, strict=True)]
         sampled, matched, labels, box_targets = self.select_training_samples(
             proposals,
             [
@@ -135,6 +164,17 @@ class RoIStage(RoIHeads):  # type: ignore[misc]  # torchvision has no types
             for target, index in zip(targets, matched, strict=True)
         ]
         return SampledRoIs(sampled, torch.cat(labels), torch.cat(pids), torch.cat(box_targets))
+
+    def _annotated(self, proposals: Tensor, target: Target) -> Tensor:
+        """Leave out proposals on ignored boxes, unless an annotated person is there."""
+        ignored = target.get("ignored_xyxy")
+        if ignored is None or len(ignored) == 0:
+            return proposals
+        out = on_ignored(proposals, ignored)
+        if len(target["boxes_xyxy"]):
+            iou = box_iou(proposals, target["boxes_xyxy"]).amax(dim=1)
+            out &= iou < self.proposal_matcher.high_threshold
+        return proposals[~out]
 
     @staticmethod
     def losses(scores: Tensor, deltas: Tensor, sampled: SampledRoIs) -> dict[str, Tensor]:

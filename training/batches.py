@@ -15,10 +15,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from model import Crops, Preprocessing, Scene, Target, read_picture
-from model.annotations import AnnotatedScene
+from model.annotations import UNLABELLED, AnnotatedScene
 from model.preprocessing import to_rgb
 from training.augment import Augment
 from training.datasets.crops import LabelledCrop
+
+#: Stands in for the identity of an ignored box while a scene is augmented.
+IGNORED = UNLABELLED - 1
 
 
 class Key(NamedTuple):
@@ -87,14 +90,23 @@ class TrainingData(Dataset[SceneExample | CropExample]):
         pixels = to_rgb(read_picture(annotated.path))
         height, width = pixels.shape[-2:]
         # Boxes may reach past the picture; what the network has to find is inside.
-        boxes = torch.from_numpy(annotated.boxes_xyxy).clone()
+        # Ignored boxes go along with a number of their own.
+        boxes = torch.from_numpy(np.concatenate([annotated.boxes_xyxy, annotated.ignored_xyxy]))
+        pids = torch.from_numpy(annotated.pids)
+        pids = torch.cat([pids, pids.new_full((len(annotated.ignored_xyxy),), IGNORED)])
         boxes[:, 0::2] = boxes[:, 0::2].clamp(0, width)
         boxes[:, 1::2] = boxes[:, 1::2].clamp(0, height)
         inside = (boxes[:, 2:] - boxes[:, :2] >= 1).all(dim=1)
         pixels, boxes, pids = self.augment.scene(
-            pixels, boxes[inside], torch.from_numpy(annotated.pids)[inside], is_crop, place, epoch
+            pixels, boxes[inside], pids[inside], is_crop, place, epoch
         )
-        return SceneExample(self.preprocessing.scene(pixels), {"boxes_xyxy": boxes, "pids": pids})
+        people = pids != IGNORED
+        target: Target = {
+            "boxes_xyxy": boxes[people],
+            "pids": pids[people],
+            "ignored_xyxy": boxes[~people],
+        }
+        return SceneExample(self.preprocessing.scene(pixels), target)
 
     def _crop(self, is_crop: bool, place: int, epoch: int) -> CropExample:
         crop = self.crops[place]

@@ -126,6 +126,8 @@ def train(
     _open_run(out, recipe, resume, process)
     torch.manual_seed(recipe.seed)
     network = _new_network(recipe, num_pids)
+    _require_names(network, "train_only", recipe.train_only)
+    _require_names(network, "lr_factors", list(recipe.lr_factors))
     _freeze(network, recipe.train_only)
     network.to(device).train()
     if recipe.channels_last:
@@ -190,7 +192,7 @@ def train(
                 for layer in batchnorms(network):
                     layer.eval()
             for group in optimiser.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group["factor"]
             losses = _step(network, forward, optimiser, recipe, step, step_batches, process, out)
             for name, parameter in network.named_parameters() if recipe.ema else ():
                 average[name].lerp_(parameter.detach(), 1 - recipe.ema)
@@ -221,12 +223,14 @@ def _new_network(recipe: Recipe, num_pids: int) -> BINet:
     return network
 
 
+def _require_names(network: BINet, field: str, prefixes: list[str]) -> None:
+    for prefix in prefixes:
+        if not any(name.startswith(prefix) for name, _ in network.named_parameters()):
+            raise RunError(f"{field}: no parameter's name begins with {prefix!r}")
+
+
 def _freeze(network: BINet, train_only: list[str]) -> None:
     """Stop the training of all parameters but these; BatchNorm's statistics are not parameters."""
-    names = [name for name, _ in network.named_parameters()]
-    for prefix in train_only:
-        if not any(name.startswith(prefix) for name in names):
-            raise RunError(f"train_only: no parameter's name begins with {prefix!r}")
     for name, parameter in network.named_parameters() if train_only else ():
         if not name.startswith(tuple(train_only)):
             parameter.requires_grad_(False)
@@ -319,7 +323,13 @@ def _forward(network: BINet, recipe: Recipe, process: Process) -> Callable[..., 
 
 
 def _optimiser(recipe: Recipe, network: BINet) -> torch.optim.Optimizer:
-    parameters = [p for p in network.parameters() if p.requires_grad]
+    by_factor: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            begins = [prefix for prefix in recipe.lr_factors if name.startswith(prefix)]
+            factor = recipe.lr_factors[max(begins, key=len)] if begins else 1.0
+            by_factor.setdefault(factor, []).append(parameter)
+    parameters = [{"params": p, "factor": factor} for factor, p in by_factor.items()]
     if recipe.optimiser == "adamw":
         return torch.optim.AdamW(parameters, recipe.lr, weight_decay=recipe.weight_decay)
     return torch.optim.SGD(

@@ -82,6 +82,9 @@ class Recipe(BaseModel):
     optimiser: Literal["sgd", "adamw"] = "sgd"
     #: Learning rate after the warm-up.
     lr: Positive = 1e-3
+    #: Factor of the learning rate of parameters by the beginning of their name, such as
+    #: `trunk = 0.1`; the longest one counts, and 1 is for all others.
+    lr_factors: dict[str, Positive] = {}
     #: Of SGD.
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     #: L2 penalty of the weights; AdamW decouples it.

@@ -42,6 +42,19 @@ def test_migrations_make_the_tables(database: Database) -> None:
         assert connection.execute(text("PRAGMA foreign_key_check")).all() == []
 
 
+def test_a_gallery_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
+    Database.open(tmp_path, create=True).close()
+    with sqlite3.connect(tmp_path / "gallery.db") as connection:
+        connection.execute("INSERT INTO camera (name) VALUES ('door')")
+        connection.execute("DROP TABLE setting")
+        connection.execute("UPDATE alembic_version SET version_num = '0001'")
+    connection.close()
+    with Gallery.open(tmp_path) as gallery:
+        assert gallery.cameras() == {"door": 1}
+        with gallery.database.read() as reading:
+            assert compare_metadata(MigrationContext.configure(reading), metadata) == []
+
+
 def test_how_sqlite_is_used(database: Database) -> None:
     with database.write() as connection:
         for pragma, value in (

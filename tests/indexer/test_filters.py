@@ -2,13 +2,24 @@
 
 from datetime import UTC, datetime, time, timedelta, timezone
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer.filters import Columns, Filter, TimeOfDay, allowed_rows, from_us, rows_of, to_us
+from indexer import filters
+from indexer.filters import (
+    Columns,
+    Filter,
+    GrowingColumns,
+    TimeOfDay,
+    allowed_rows,
+    from_us,
+    rows_of,
+    to_us,
+)
 
 MIDNIGHT = datetime(2026, 3, 29, tzinfo=UTC)
 
@@ -69,13 +80,44 @@ parts = (
         scope_cameras=ids_or_none,
     ),
     rows=st.sampled_from([0, 1, 150]),
+    listed_share=st.sampled_from([0.1, 1.0]),
 )
-def test_filters_allow_what_plain_python_allows(wanted: Filter, rows: int) -> None:
+def test_filters_allow_what_plain_python_allows(
+    wanted: Filter, rows: int, listed_share: float
+) -> None:
     rng = np.random.default_rng(rows)
     table, ids = columns(rng, rows), np.arange(rows, dtype=np.int64) * 3
-    mask = allowed_rows(wanted, table, ids)
-    expected = [is_allowed(wanted, table, row, int(ids[row])) for row in range(rows)]
-    assert (np.ones(rows, bool) if mask is None else mask).tolist() == expected
+    expected = [row for row in range(rows) if is_allowed(wanted, table, row, int(ids[row]))]
+    with patch.multiple(filters, _UNLISTED_ROWS=20, _LISTED_SHARE=listed_share):
+        grown = GrowingColumns()
+        grown.append(table[:140])
+        with_lists = grown.append(table[140:])
+        both = [allowed_rows(wanted, each, ids) for each in (table, with_lists)]
+    for found in both:
+        if found is None:
+            found = np.ones(rows, bool)
+        assert (np.flatnonzero(found) if found.dtype == bool else found).tolist() == expected
+
+
+def test_rows_of_few_cameras_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filters, "_UNLISTED_ROWS", 20)
+    rng = np.random.default_rng(1)
+    table = columns(rng, 400)
+    grown = GrowingColumns()
+    grown.append(table[:300])
+    whole = grown.append(table[300:330])
+    assert whole.by_camera is not None
+    assert len(whole.by_camera.rows) == 300  # 30 new ones are not worth new lists
+    assert grown.append(table[330:]).by_camera is not whole.by_camera
+    monkeypatch.setattr(filters, "_LISTED_SHARE", 0.5)
+    found = allowed_rows(Filter(cameras=[2, 4, 99]), whole, np.arange(330))
+    assert found is not None
+    assert found.dtype == np.int64
+    assert found.tolist() == np.flatnonzero(np.isin(table.camera_ids[:330], [2, 4])).tolist()
+    monkeypatch.setattr(filters, "_LISTED_SHARE", 0.1)
+    mask = allowed_rows(Filter(cameras=[2, 4]), whole, np.arange(330))
+    assert mask is not None
+    assert mask.dtype == bool
 
 
 def test_none_allows_all_and_empty_allows_nothing() -> None:

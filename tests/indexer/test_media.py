@@ -1,24 +1,29 @@
 """Pictures of frames and boxes, kept or cut from their source; and the check of a gallery."""
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 from PIL import Image
-from sqlalchemy import select
+from sqlalchemy import insert, select
+from typer.testing import CliRunner
 
 pytest.importorskip("av", reason="PyAV is not installed: pip install 'binet[video]'")
 
+import binet
 from indexer import schema
 from indexer.checking import check
 from indexer.errors import GalleryError, MediaError, UnknownBoxError
 from indexer.gallery import Gallery
 from indexer.limits import Limits
 from indexer.media import MediaReader, crop_picture, frame_picture, prune_media
-from indexer.media_store import MediaStore, cut_crop
+from indexer.media_store import MediaStore, cut_crop, media_url, set_media_url
 from indexer.pictures import decode_picture
+from indexer.repairing import repair
 from indexer.video import number_frames
 from model.preprocessing import to_rgb
 from tests.indexer.archives_made import frames_of, make_noise_clip, make_picture, run_index
@@ -85,9 +90,9 @@ def test_kept_pictures_outlive_their_source(tmp_path: Path, keep: str) -> None:
         else:
             with pytest.raises(MediaError):
                 reader.frame(1)
-        store = MediaStore.beside(gallery.database)
+        store = MediaStore.of(gallery.database)
         assert store is not None
-        before = len(list(store.files()))
+        before = len(list(store.names()))
         assert before == len(boxes) + (3 if keep == "frames" else 0)
         assert prune_media(gallery.database) == 0
         gallery.delete(frames=[1])
@@ -95,6 +100,84 @@ def test_kept_pictures_outlive_their_source(tmp_path: Path, keep: str) -> None:
         assert [finding.count for finding in check(gallery.database)] == [gone]
         assert prune_media(gallery.database) == gone
         assert check(gallery.database) == []
+
+
+@pytest.fixture
+def bucket() -> Iterator[str]:
+    """A URL of fsspec's store in memory: whole objects, no folders, no renaming."""
+    files = fsspec.filesystem("memory")
+    yield "memory://bucket/of/pictures"
+    files.rm("/bucket", recursive=True)
+
+
+def test_pictures_are_kept_where_a_url_says(tmp_path: Path, bucket: str) -> None:
+    clip = make_noise_clip(tmp_path / "a.mkv", 3)
+    Gallery.open(tmp_path / "g", create=True).close()
+    line = ["gallery", "media", bucket, "--gallery", str(tmp_path / "g")]
+    assert bucket in CliRunner().invoke(binet.app, line).stdout
+    run_index(tmp_path / "g", [clip], keep="frames")
+    clip.unlink()
+    assert not (tmp_path / "g" / "media").exists()
+    with Gallery.open(tmp_path / "g") as gallery, MediaReader(gallery) as reader:
+        for box in box_rows(gallery):
+            assert reader.crop(box.id).size[0] == max(round(box.x2) - round(box.x1), 1)
+        assert reader.frame(1).size == (96, 64)
+        store = MediaStore.of(gallery.database)
+        assert store is not None
+        assert store.url == bucket
+        assert check(gallery.database) == []
+        gallery.delete(frames=[1])
+        assert prune_media(gallery.database) > 0
+        fsspec.filesystem("memory").pipe(f"{bucket}/{next(store.names())}", b"damaged")
+        (finding,) = check(gallery.database)
+        assert finding.what == "kept pictures that cannot be read"
+        assert repair(gallery.database).files == 1
+        assert check(gallery.database) == []
+
+
+def test_a_place_where_nothing_can_be_kept_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with Gallery.open(tmp_path / "g", create=True) as gallery:
+        before = media_url(gallery.database)
+        for url, message in (
+            ("nowhere://bucket", "Protocol not known: nowhere"),
+            (str(tmp_path / "file" / "below"), "Not a directory|not a directory"),
+        ):
+            with pytest.raises(MediaError, match=message):
+                set_media_url(gallery.database, url)
+        assert media_url(gallery.database) == before
+        set_media_url(gallery.database, str(tmp_path / "elsewhere"))
+        assert media_url(gallery.database) == str(tmp_path / "elsewhere")
+        assert list((tmp_path / "elsewhere").rglob("*.*")) == []
+
+
+class Gone(fsspec.AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
+    """A store whose other end is not there."""
+
+    protocol = "gone"
+
+    def _open(self, *_: object, **__: object) -> None:
+        raise ConnectionError("no route")
+
+    def find(self, *_: object, **__: object) -> None:
+        raise ConnectionError("no route")
+
+    cat_file = pipe_file = info = rm_file = _open
+
+
+def test_a_store_that_cannot_be_reached_is_named(tmp_path: Path) -> None:
+    fsspec.register_implementation("gone", Gone, clobber=True)
+    make_picture(tmp_path / "cam" / "a.png")
+    run_index(tmp_path / "g", [tmp_path / "cam"])
+    with Gallery.open(tmp_path / "g") as gallery:
+        with pytest.raises(MediaError, match="no route"):
+            set_media_url(gallery.database, "gone://pictures")
+        with gallery.database.write() as connection:
+            connection.execute(insert(schema.setting).values(name="media", value="gone://pictures"))
+        with pytest.raises(MediaError, match="gone://pictures cannot be reached: no route"):
+            frame_picture(gallery, 1)
+        with pytest.raises(MediaError, match="cannot be reached"):
+            check(gallery.database)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16", "I", "F"])

@@ -2,12 +2,14 @@
 
 import csv
 import json
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from sqlalchemy import select
 from typer.testing import CliRunner
 
@@ -106,10 +108,9 @@ def test_retention_by_size_deletes_the_oldest(tmp_path: Path) -> None:
 
 
 def test_compaction_deletes_pictures_and_waits_for_no_job(gallery: Gallery, run: Run) -> None:
-    store = MediaStore(folder_of(gallery) / "media")
-    stray = store.crop_path("0" * 64, (0, 0, 1, 1))
-    stray.parent.mkdir(parents=True)
-    stray.write_bytes(b"picture")
+    store = MediaStore(str(folder_of(gallery) / "media"))
+    stray = store.crop_name("0" * 64, (0, 0, 1, 1))
+    store.save(stray, Image.new("RGB", (2, 2)))
     with gallery.database.write() as connection:
         job = create_job(connection, "index", {})
         start_job(connection, job)
@@ -117,7 +118,7 @@ def test_compaction_deletes_pictures_and_waits_for_no_job(gallery: Gallery, run:
         run("compact")
     run("cancel", job)
     assert "1 kept pictures deleted" in run("compact")
-    assert not stray.exists()
+    assert list(store.names()) == []
 
 
 def test_exports_hold_the_allowed_boxes_and_no_embedding(
@@ -146,6 +147,31 @@ def test_exports_hold_the_allowed_boxes_and_no_embedding(
     assert first["bbox"][2:] == [rows[0]["x2"] - rows[0]["x1"], rows[0]["y2"] - rows[0]["y1"]]
     with pytest.raises(GalleryError, match="cannot be written"):
         run("export", tmp_path / "nowhere" / "all.jsonl")
+
+
+def test_a_parquet_export_has_the_rows_of_the_others(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    monkeypatch.setattr("indexer.exporting._ROWS", 5)
+    assert "12 boxes" in run("export", tmp_path / "all.parquet", "--format", "parquet")
+    run("export", tmp_path / "all.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()]
+    table = parquet.read_table(tmp_path / "all.parquet")
+    assert table.schema.field("captured_at").type.tz == "UTC"
+    found = table.to_pylist()
+    for row in found:
+        row["captured_at"] = row["captured_at"].isoformat()
+    assert found == rows
+
+
+def test_parquet_without_its_library_says_what_to_install(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(GalleryError, match=r"pip install 'binet\[parquet\]'"):
+        run("export", tmp_path / "all.parquet", "--format", "parquet")
+    assert list(tmp_path.glob("*all.parquet*")) == []
 
 
 def test_what_was_deleted_after_a_backup_stays_deleted(

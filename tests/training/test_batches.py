@@ -1,5 +1,6 @@
 """The order of the scenes, and what a scene looks like when it is trained on."""
 
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -149,6 +150,15 @@ def test_a_box_outside_the_picture_is_left_out(tmp_path: Path) -> None:
     scene = AnnotatedScene(scene.name, scene.path, boxes, np.array([1, 2]))
     _, target = read_scene(training_data([scene], flip=0))
     assert target["pids"].tolist() == [2]
+
+
+def test_ignored_boxes_go_where_the_picture_goes(tmp_path: Path) -> None:
+    scene = replace(annotated(tmp_path), ignored_xyxy=np.array([[100.0, 20, 130, 80]], np.float32))
+    data = training_data([scene], flip=1.0)
+    target = read_scene(data).target
+    assert len(target["boxes_xyxy"]) == len(target["pids"]) == len(scene)
+    assert target["ignored_xyxy"].tolist() == [[30, 20, 60, 80]]
+    assert (target["pids"] >= -1).all()
 
 
 def test_every_augmentation_keeps_boxes_on_their_people(tmp_path: Path) -> None:

@@ -151,6 +151,31 @@ def test_only_what_is_named_is_trained(world: list[AnnotatedScene], tmp_path: Pa
         train(tiny_recipe(train_only=["neck"]), world, PIDS, tmp_path / "other")
 
 
+def test_learning_rates_by_name(world: list[AnnotatedScene], tmp_path: Path) -> None:
+    """With Adam the first step is the learning rate, whatever the gradient."""
+    factors = {"predictor": 0.25, "predictor.embedding": 1e-3, "trunk": 0.5}
+    fields = {"optimiser": "adamw", "lr": 1e-3, "lr_factors": factors, "checkpoint_every": 1}
+    begin = create(tiny_recipe().network_config(PIDS), "random")[0]
+    save(begin, tmp_path / "begin")
+    fields |= {"start_from": str(tmp_path / "begin")}
+    trained = train(tiny_recipe(steps=1, **fields), world, PIDS, tmp_path / "run")
+    before = dict(begin.named_parameters())
+    longest_first = sorted(factors, key=len, reverse=True)
+    for name, parameter in trained.named_parameters():
+        if parameter.requires_grad:
+            begins = [factors[prefix] for prefix in longest_first if name.startswith(prefix)]
+            moved = float((parameter.detach() - before[name]).abs().max())
+            assert moved == pytest.approx(1e-3 * [*begins, 1.0][0], rel=0.05), name
+    recipe = tiny_recipe(steps=2, **fields)
+    whole = train(recipe, world, PIDS, tmp_path / "whole")
+    with pytest.raises(KilledError):
+        train(recipe, world, PIDS, tmp_path / "cut", trackers=[Killed(2)])
+    train(recipe, world, PIDS, tmp_path / "cut", resume=True)
+    assert_equal(whole.state_dict(), weights(tmp_path / "cut"))
+    with pytest.raises(RunError, match="lr_factors: no parameter's name begins with 'neck'"):
+        train(tiny_recipe(lr_factors={"neck": 1}), world, PIDS, tmp_path / "other")
+
+
 def test_held_out_crops_decide_which_network_is_the_best(
     world: list[AnnotatedScene], tmp_path: Path
 ) -> None:

@@ -1,0 +1,67 @@
+"""Ignored boxes: what may be people there is neither person nor background in training."""
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model import Target
+from model.roi import MOST_IGNORED, PERSON, RoIStage, on_ignored
+from tests.conftest import random_picture, random_targets, small_config, small_network
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 20), st.integers(0, 4))
+def test_the_covered_share_is_that_of_plain_loops(seed: int, boxes: int, ignored: int) -> None:
+    rng = np.random.default_rng(seed)
+    low = rng.integers(0, 20, (boxes + ignored, 2))
+    all_boxes = np.concatenate([low, low + rng.integers(1, 15, low.shape)], axis=1)
+    ours, other = all_boxes[:boxes], all_boxes[boxes:]
+
+    def pixels(box: np.ndarray) -> set[tuple[int, int]]:
+        x1, y1, x2, y2 = box.tolist()
+        return {(x, y) for x in range(x1, x2) for y in range(y1, y2)}
+
+    expected = [
+        any(len(pixels(a) & pixels(b)) > MOST_IGNORED * len(pixels(a)) for b in other) for a in ours
+    ]
+    found = on_ignored(torch.from_numpy(ours).float(), torch.from_numpy(other).float())
+    assert found.tolist() == expected
+
+
+def test_proposals_on_ignored_boxes_are_not_drawn_unless_a_person_is_there() -> None:
+    stage = RoIStage(small_config())
+    person = torch.tensor([[10.0, 10, 30, 70]])
+    proposals = torch.tensor([[11.0, 10, 31, 70], [50.0, 10, 70, 70], [90.0, 10, 110, 70]])
+    target: Target = {
+        "boxes_xyxy": person,
+        "pids": torch.tensor([3]),
+        "ignored_xyxy": torch.tensor([[0.0, 0, 72, 80]]),
+    }
+    sampled = stage.sample([proposals], [target])
+    drawn = {tuple(box) for box in sampled.boxes_xyxy[0].tolist()}
+    assert drawn == {(11, 10, 31, 70), (90, 10, 110, 70), (10, 10, 30, 70)}
+    assert sorted(sampled.labels.tolist()) == [0, PERSON, PERSON]
+
+
+def test_anchors_on_ignored_boxes_are_not_background() -> None:
+    """Everything but the person is ignored: the RPN learns from the person alone."""
+    network = small_network().train()
+    scene = network.preprocessing.scene(random_picture(120, 130))
+    target = random_targets([1])
+    everywhere = torch.tensor([[-500.0, -500, 900, 900]])
+    seen: list[torch.Tensor] = []
+    assign = network.rpn.assign_targets_to_anchors
+
+    def look(*args: object) -> object:
+        labels, boxes = assign(*args)
+        seen.extend(labels)
+        return labels, boxes
+
+    network.rpn.assign_targets_to_anchors = look
+    network([scene], [target])
+    network([scene], [{**target, "ignored_xyxy": everywhere}])
+    plain, ignoring = seen
+    assert (plain == 0).any()
+    assert not (ignoring == 0).any()
+    assert torch.equal(plain == 1, ignoring == 1)
+    assert (ignoring == 1).any()
