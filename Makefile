@@ -2,7 +2,9 @@
 # brought up to date when a lock or pyproject.toml changes.
 
 PYTHON ?= python3
-SOURCE ?=
+# The developers' real data, where it lies beside the repository; else the demo fetches a clip.
+SOURCE ?= $(firstword $(wildcard ../shared/data/pets09_s2l1/vtest.avi))
+QUERY ?=
 WEIGHTS ?=
 OUT ?= demo
 BACKBONE ?= download
@@ -15,28 +17,22 @@ RUN := $(VENV)/.installed-run
 DEV := $(VENV)/.installed-dev
 
 # Through the environment, so that names with spaces and quotes reach the program as they are.
-export SOURCE WEIGHTS OUT BACKBONE ABLATION SMOKE
+export SOURCE QUERY WEIGHTS OUT BACKBONE ABLATION SMOKE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo ablation benchmark-smoke test nightly lint types check lock clean
 
-# Before anything is installed for nothing.
-ifneq ($(filter demo,$(MAKECMDGOALS)),)
-ifeq ($(strip $(SOURCE)),)
-$(error give a picture or a video: make demo SOURCE=street.mp4)
-endif
-endif
-
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' Makefile
 	@echo
-	@echo 'Variables: SOURCE=FILE (demo), WEIGHTS=FOLDER (demo), OUT=FOLDER (demo),'
+	@echo 'Variables: SOURCE=FILE, QUERY=CROP, WEIGHTS=FOLDER and OUT=FOLDER (demo),'
 	@echo '           BACKBONE=FILE and ABLATION=FOLDER (ablation), SMOKE=FOLDER (benchmark-smoke),'
 	@echo '           PYTHON=python3'
 
-demo: $(RUN) ## Find the people of SOURCE=FILE, a picture or video; writes to OUT=demo
-	@$(BIN)/binet demo --out "$$OUT" $(if $(WEIGHTS),--weights "$$WEIGHTS") -- "$$SOURCE"
+demo: $(RUN) ## Index a video, find a person again; SOURCE=FILE QUERY=CROP, results in OUT=demo
+	@$(BIN)/binet demo --out "$$OUT" $(if $(QUERY),--query "$$QUERY") \
+		$(if $(WEIGHTS),--weights "$$WEIGHTS") $(if $(SOURCE),-- "$$SOURCE")
 
 ablation: $(DEV) ## Train the paper's systems on drawn worlds and compare them (hours; resumable)
 	$(BIN)/binet ablation --out "$$ABLATION" --backbone "$$BACKBONE"

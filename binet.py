@@ -4,14 +4,17 @@ The command modules import torch and the like inside their functions, so `binet 
 """
 
 import sys
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from benchmark.commands import app as benchmark
-from indexer.commands import demo, index, search
+from indexer.commands import index, search
 from indexer.upkeep_commands import gallery
 from model.commands import export
 from model.errors import BINetError
+from model.files import DEFAULT_WEIGHTS
 from training.commands import ablation, train
 from training.datasets.commands import app as data
 from training.synth.commands import synth
@@ -22,8 +25,70 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+@app.command()
+def demo(
+    source: Annotated[
+        Path | None,
+        typer.Argument(help="A video, picture, folder or archive; without it, a sample video."),
+    ] = None,
+    query: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A crop of the person to ask for; without it, one who leaves and returns.",
+        ),
+    ] = None,
+    weights: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Checkpoint folder.")
+    ] = DEFAULT_WEIGHTS,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the results go.")] = Path(
+        "demo"
+    ),
+    fps: Annotated[
+        float, typer.Option(min=0.01, help="Frames per second of a video to look at.")
+    ] = 5.0,
+) -> None:
+    """Index a video, ask for one person, and write a picture and a page with the answer."""
+    from indexer.demo import facts, run_demo
+    from indexer.index_command import progress_bar
+    from indexer.sample_video import find_sample
+
+    if source is None:
+        source = find_sample(typer.echo) or _drawn_world(out)
+    typer.echo(f"indexing {source.name} with {weights.name} ...")
+    with progress_bar() as show:
+        done = run_demo(source, weights, out, query, fps, show)
+    for line in facts(done):
+        typer.echo(line)
+    typer.echo("best of the similar appearances (similar, not identified):")
+    for rank, one in enumerate(done.appearances[:5], 1):
+        typer.echo(
+            f"  {rank}. similar {one.score:.3f}  {one.camera}  {one.begin:%H:%M:%S} to "
+            f"{one.end:%H:%M:%S}  {len(one.hits)} frames"
+        )
+    typer.echo(f"picture: {done.picture}\npage:    {done.page}\nquery:   {done.query}")
+    typer.echo(f"{done.seconds:.0f} s in all")
+    typer.echo(
+        f"next:    binet search --crop {done.query} --gallery {done.gallery} --weights {weights}\n"
+        "         make demo SOURCE=my.mp4 QUERY=crop.jpg"
+    )
+
+
+def _drawn_world(out: Path) -> Path:
+    """Draw scenes where no real video can be had, and say so."""
+    from training.synth.plan import SynthConfig
+    from training.synth.write import write_world
+
+    world = out / "drawn-world"
+    typer.secho("no real video can be fetched here: scenes are DRAWN for the demo", fg="yellow")
+    if not (world / "frames").is_dir():
+        write_world(world, "prw", SynthConfig(scenes=60, test_scenes=20, width=640, height=480))
+    return world / "frames"
+
+
 app.command()(ablation)
-app.command()(demo)
 app.command()(export)
 app.command()(index)
 app.command()(search)

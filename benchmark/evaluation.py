@@ -38,8 +38,8 @@ from model import InferenceOptions, load, optimise
 from model.checkpoint import read_config
 from model.config import VARIANTS, BINetConfig, variant_config
 from model.detections import FloatArray
+from model.files import cache_folder
 from model.provenance import environment
-from training.datasets.cache import cache_folder
 from training.datasets.dataset import Dataset
 from training.datasets.protocol import RetrievalProtocol
 

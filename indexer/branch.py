@@ -15,7 +15,6 @@ from model import (
     Detections,
     InferenceOptions,
     Picture,
-    Preprocessing,
     Scene,
     load,
     optimise,
@@ -32,8 +31,10 @@ class DeviceError(BINetError):
 
 
 def preprocess_digest(config: BINetConfig) -> str:
-    """SHA-256 of how a picture becomes the network's input."""
+    """SHA-256 of how pictures become embeddings, apart from the weights."""
     document = config.preprocessing.model_dump(mode="json")
+    if config.gallery_branch != "search":
+        document["gallery_branch"] = config.gallery_branch
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
@@ -54,7 +55,7 @@ class NetworkBranch:
         self.weights_sha256 = weights_sha256
         self.preprocess_sha256 = preprocess_digest(network.config)
         self.dimension = network.config.embedding_dim
-        self._preprocessing = Preprocessing(network.config.preprocessing)
+        self._preprocessing = network.preprocessing
         self._network = optimise(
             network,
             InferenceOptions(
@@ -94,11 +95,11 @@ class NetworkBranch:
         return self._network.embed_crops([crop])
 
     def embed_box(self, scene: Picture, box_xyxy: tuple[float, float, float, float]) -> FloatArray:
-        """Embed a person marked in a scene by the search branch: float32 [1, D].
+        """Embed a person marked in a scene as the gallery's people are: float32 [1, D].
 
         Raises
         ------
         ValueError
             When the box has no area inside the scene.
         """
-        return self._network.embed_boxes(scene, np.array([box_xyxy], np.float32))
+        return self._network.embed_people(scene, np.array([box_xyxy], np.float32))

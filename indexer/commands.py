@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from model.files import DEFAULT_WEIGHTS
+
 GALLERY_HELP = "A folder, sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME."
 
 Url = Annotated[str, typer.Option("--gallery", metavar="URL", help=GALLERY_HELP)]
@@ -28,40 +30,6 @@ BatchSize = Annotated[
 ]
 
 
-def demo(
-    source: Annotated[Path, typer.Argument(help="A picture or a video file.")],
-    weights: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Checkpoint folder; without it, untrained weights."),
-    ] = None,
-    out: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Where result.png and result.json go.")
-    ] = Path("demo"),
-    frames: Annotated[
-        int, typer.Option(min=1, max=24, help="Frames of a video to look at, evenly spaced.")
-    ] = 3,
-) -> None:
-    """Find the people of a picture or video and write a picture with their boxes."""
-    from indexer.demo import UNTRAINED_BANNER, count, run_demo
-
-    result = run_demo(source, weights, out, frames)
-    typer.echo(
-        f"{source.name}: {count(result.frames, 'frame', 'frames')}, "
-        f"{count(result.boxes, 'box', 'boxes')}, {result.seconds_per_frame:.2f} s per frame "
-        f"({result.backbone} on the CPU)"
-    )
-    typer.echo(f"picture: {result.picture}")
-    typer.echo(f"boxes:   {result.document}")
-    if result.trained:
-        typer.echo("next:    open the picture; the README shows the same steps in Python")
-    else:
-        typer.secho(f"{UNTRAINED_BANNER}.", fg="red", bold=True)
-        typer.echo(
-            "next:    give the folder of a trained checkpoint, --weights FOLDER "
-            "(make demo SOURCE=... WEIGHTS=FOLDER)"
-        )
-
-
 def index(
     sources: Annotated[
         list[Path] | None,
@@ -72,8 +40,8 @@ def index(
     ] = None,
     gallery_url: Url = "gallery",
     weights: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Checkpoint folder of the network.")
-    ] = None,
+        Path, typer.Option(metavar="FOLDER", help="Checkpoint folder of the network.")
+    ] = DEFAULT_WEIGHTS,
     camera: Annotated[
         str | None,
         typer.Option(help="Name of the camera; without it, of the folder that each file is in."),
@@ -116,8 +84,8 @@ def index(
     if resume and sources:
         raise typer.BadParameter("--resume goes on with the last job: give no SOURCE")
     if not resume:
-        if not sources or weights is None:
-            raise typer.BadParameter("give a SOURCE and --weights FOLDER, or --resume")
+        if not sources:
+            raise typer.BadParameter("give a SOURCE, or --resume")
         request = command.IndexRequest(
             sources=[str(path.absolute()) for path in sources],
             weights=str(weights.absolute()),

@@ -38,7 +38,7 @@ def draw_boxes(picture: Image.Image, boxes_xyxy: Boxes, scores: Boxes) -> Image.
     canvas = picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(canvas)
     line = max(2, round(max(size) / 400))
-    font = _font(max(size))
+    font = font_for(max(size))
     # The best box is drawn last, so that it lies on top.
     for box, score in sorted(zip(boxes_xyxy, scores, strict=True), key=lambda pair: pair[1]):
         x1, y1, x2, y2 = (float(side) * scale for side in box)
@@ -51,7 +51,7 @@ def draw_boxes(picture: Image.Image, boxes_xyxy: Boxes, scores: Boxes) -> Image.
 def add_caption(picture: Image.Image, text: str, *, alert: bool = False) -> Image.Image:
     """Put a line of text on a strip above the picture; it is wrapped where it is too long."""
     width = max(picture.width, MIN_SIDE // 2)
-    font = _font(width)
+    font = font_for(width)
     margin = max(4, width // 100)
     lines = _wrap(text, font, width - 2 * margin)
     line_height = round(font.getbbox("Ag")[3] * 1.3)
@@ -77,7 +77,7 @@ def stack(pictures: Sequence[Image.Image]) -> Image.Image:
     return sheet
 
 
-def _font(side: int) -> Font:
+def font_for(side: int) -> Font:
     """Return a font for a picture of so many pixels."""
     return ImageFont.load_default(max(14, round(side / 60)))
 

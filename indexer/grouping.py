@@ -50,6 +50,11 @@ class Appearance:
         return self.hits[0].frame.camera
 
     @property
+    def source_id(self) -> int:
+        """The source that all hits are of."""
+        return self.hits[0].frame.source_id
+
+    @property
     def begin(self) -> datetime:
         """When the first frame was captured, UTC."""
         return self.hits[0].frame.captured_at

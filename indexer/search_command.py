@@ -176,11 +176,12 @@ def document(found: Found) -> dict[str, Any]:
         "encoder": {"id": encoder.id, "weights_sha256": encoder.weights_sha256},
         "revision": found.result.revision,
         "took_ms": round(found.took_ms, 3),
-        "results": [_entry(hit) for hit in found.result.hits],
+        "results": [entry(hit) for hit in found.result.hits],
     }
 
 
-def _entry(hit: Hit) -> dict[str, Any]:
+def entry(hit: Hit) -> dict[str, Any]:
+    """Return a hit as JSON has it."""
     frame = hit.frame
     return {
         "box_id": hit.box_id,

@@ -2,6 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from model.checkpoint import (
     write_checkpoint,
 )
 from model.config import BINetConfig
+from model.cropping import cut, inside
 from model.detections import Detections, FloatArray
 from model.losses import feature_interaction_loss, one_way, prediction_interaction_loss
 from model.oim import EMPTY_LOGIT, OIMMemory
@@ -49,7 +52,9 @@ class BINet(Branches, PyTorchModelHubMixin, library_name="binet"):
 
     def __init__(self, config: BINetConfig, backbone_weights: str | Path = DOWNLOAD) -> None:
         super().__init__(config, backbone_weights)
-        self.preprocessing = Preprocessing(config.preprocessing)
+        self.preprocessing = Preprocessing(
+            config.preprocessing, keep_picture=config.gallery_branch == "instance"
+        )
         self.search_memory = self._new_memory()
         separate = config.instance_branch and config.memory == "separate"
         self.instance_memory = self._new_memory() if separate else None
@@ -232,7 +237,8 @@ class BINet(Branches, PyTorchModelHubMixin, library_name="binet"):
     ) -> list[Detections]:
         """Search branch: find the people of each scene and embed them.
 
-        Scenes of one size share a batch; nothing else about a scene depends on its neighbours.
+        With `gallery_branch = "instance"` the embeddings are the instance-aware branch's. Scenes of
+        one size share a batch; nothing else about a scene depends on its neighbours.
 
         Parameters
         ----------
@@ -259,11 +265,16 @@ class BINet(Branches, PyTorchModelHubMixin, library_name="binet"):
         for places in same_size.values():
             for start in range(0, len(places), batch_size):
                 batch = places[start : start + batch_size]
-                detections = self._detect_batch([prepared[i] for i in batch], threshold)
+                together = [prepared[i] for i in batch]
+                detections = self.search_people(together, threshold)
+                if self.config.gallery_branch == "instance":
+                    detections = self._embedded_as_crops(together, detections)
                 found.update(zip(batch, detections, strict=True))
         return [found[place] for place in range(len(prepared))]
 
-    def _detect_batch(self, scenes: list[Scene], threshold: float) -> list[Detections]:
+    @torch.inference_mode()
+    def search_people(self, scenes: Sequence[Scene], threshold: float) -> list[Detections]:
+        """Search branch alone, on prepared scenes of one size; see `detect`."""
         images, sizes = self.normalise([scene.pixels for scene in scenes])
         maps = self.trunk_maps(images)
         proposals, _ = self.propose(images, maps, sizes)
@@ -284,6 +295,21 @@ class BINet(Branches, PyTorchModelHubMixin, library_name="binet"):
                 )
             )
         return detections
+
+    def _embedded_as_crops(
+        self, scenes: list[Scene], detections: list[Detections]
+    ) -> list[Detections]:
+        crops = []
+        for scene, people in zip(scenes, detections, strict=True):
+            picture = _picture_of(scene)
+            crops += cut(picture, inside(people.boxes_xyxy, picture))
+        embeddings = iter(self.embed_crops(crops))
+        return [
+            replace(people, embeddings=np.stack(list(islice(embeddings, len(people)))))
+            if len(people)
+            else people
+            for people in detections
+        ]
 
     @torch.inference_mode()
     def embed_boxes(
@@ -310,23 +336,22 @@ class BINet(Branches, PyTorchModelHubMixin, library_name="binet"):
         """
         self._require_eval()
         prepared = self._scene(scene)
-        boxes = np.asarray(boxes_xyxy, dtype=np.float32)
-        if boxes.ndim != 2 or boxes.shape[1] != 4:
-            raise ValueError(f"boxes_xyxy: expected shape (N, 4), got {boxes.shape}")
-        limit = np.array([prepared.width, prepared.height] * 2, dtype=np.float32)
-        inside = np.clip(boxes, 0, limit)
-        usable = np.isfinite(boxes).all(axis=1) & (inside[:, 2:] > inside[:, :2]).all(axis=1)
-        if not usable.all():
-            bad = int(np.argmin(usable))
-            raise ValueError(
-                f"box {bad} {boxes[bad].tolist()} has no area inside the picture of "
-                f"{prepared.width}x{prepared.height} pixels"
-            )
+        boxes = _inside(prepared, boxes_xyxy)
         images, _ = self.normalise([prepared.pixels])
-        on_input = (torch.from_numpy(inside) * prepared.scale).to(self.device)
+        on_input = (torch.from_numpy(boxes) * prepared.scale).to(self.device)
         features = self.head_features(self.align(self.trunk_maps(images), [on_input]))
         embeddings: FloatArray = self.predictor.embed(features).cpu().numpy()
         return embeddings
+
+    def embed_people(
+        self, scene: Picture | Scene, boxes_xyxy: npt.NDArray[np.floating[Any]]
+    ) -> FloatArray:
+        """Embed people marked in a scene as `detect` embeds those it finds; see `embed_boxes`."""
+        if self.config.gallery_branch == "search":
+            return self.embed_boxes(scene, boxes_xyxy)
+        prepared = self._scene(scene)
+        boxes = _inside(prepared, boxes_xyxy)
+        return self.embed_crops(cut(_picture_of(prepared), boxes))
 
     @torch.inference_mode()
     def embed_crops(self, crops: Sequence[Picture], batch_size: int = 8 * BATCH_SIZE) -> FloatArray:
@@ -408,3 +433,29 @@ class BINet(Branches, PyTorchModelHubMixin, library_name="binet"):
         load_strictly(network, state)
         network.provenance = checkpoint.provenance
         return network.eval()
+
+
+def _inside(scene: Scene, boxes_xyxy: npt.NDArray[np.floating[Any]]) -> FloatArray:
+    """Cut boxes [N, 4] at the edges of the picture; refuse those that have no area then."""
+    boxes = np.asarray(boxes_xyxy, dtype=np.float32)
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"boxes_xyxy: expected shape (N, 4), got {boxes.shape}")
+    limit = np.array([scene.width, scene.height] * 2, dtype=np.float32)
+    cut_off: FloatArray = np.clip(boxes, 0, limit)
+    usable = np.isfinite(boxes).all(axis=1) & (cut_off[:, 2:] > cut_off[:, :2]).all(axis=1)
+    if not usable.all():
+        bad = int(np.argmin(usable))
+        raise ValueError(
+            f"box {bad} {boxes[bad].tolist()} has no area inside the picture of "
+            f"{scene.width}x{scene.height} pixels"
+        )
+    return cut_off
+
+
+def _picture_of(scene: Scene) -> Tensor:
+    if scene.picture is None:
+        raise ValueError(
+            "this network cuts people from the picture itself: prepare scenes with its own "
+            "`preprocessing`"
+        )
+    return scene.picture

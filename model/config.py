@@ -122,6 +122,11 @@ class BINetConfig(BaseModel):
     score_threshold: Fraction = 0.5
     detection_nms_iou: Fraction = 0.4
 
+    #: Which branch embeds the people whom `detect` finds. `search`: the paper's. `instance`: each
+    #: is cut from the picture itself and embedded as a crop query is; ours, for small networks and
+    #: small people, of whom a map of stride 16 shows little.
+    gallery_branch: Literal["search", "instance"] = "search"
+
     # --- input --------------------------------------------------------------------------------
     preprocessing: PreprocessingConfig = PreprocessingConfig()
 
@@ -136,6 +141,8 @@ class BINetConfig(BaseModel):
             raise ValueError("the interaction losses need instance_branch=True")
         if self.split == "conv4_3" and self.backbone != "resnet50":
             raise ValueError(f"split='conv4_3' exists for resnet50 only, not for {self.backbone}")
+        if self.gallery_branch == "instance" and not self.instance_branch:
+            raise ValueError("gallery_branch='instance' needs instance_branch=True")
         if self.instance_branch and self.patches == "resized":
             height, width = self.preprocessing.patch_size
             expected = (self.roi_size[0] * TRUNK_STRIDE, self.roi_size[1] * TRUNK_STRIDE)

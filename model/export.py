@@ -34,7 +34,7 @@ PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
 
 class SearchGraph(nn.Module):
-    """One scene -> its people; what `BINet.detect` does, without its choices by shape."""
+    """One scene -> its people; what `BINet.search_people` does, without its choices by shape."""
 
     def __init__(self, network: BINet) -> None:
         super().__init__()
@@ -111,8 +111,10 @@ def export_onnx(network: BINet, out: str | Path, part: Part = "search") -> Diffe
     part
         `search`: input `pixels`, uint8 [1, 3, h, w] of any size, and `score_threshold` (may be left
         out: the configuration's); outputs `boxes_xyxy` [M, 4] in pixels of the input, `scores` [M]
-        and `embeddings` [M, D], best score first. `crop`: input `pixels`, uint8 [N, 3, 224, 96]
-        (for networks with patches of their `original` size [1, 3, h, w]); output `embeddings`.
+        and `embeddings` [M, D], best score first. They are the search branch's also where
+        `gallery_branch` is the other: give the boxes to `crop` then. `crop`: input `pixels`,
+        uint8 [N, 3, 224, 96] (for networks with patches of their `original` size [1, 3, h, w]);
+        output `embeddings`.
 
     Returns
     -------

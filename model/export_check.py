@@ -51,7 +51,7 @@ class Differences:
 
 
 def compare_search(network: BINet, path: Path) -> Differences:
-    """Compare a search branch in ONNX with `BINet.detect`, on scenes of three sizes.
+    """Compare a search branch in ONNX with `BINet.search_people`, on scenes of three sizes.
 
     All people are compared, whatever their score; then the default of the threshold is tried.
 
@@ -67,7 +67,7 @@ def compare_search(network: BINet, path: Path) -> Differences:
         for seed in range(TRIES):
             pixels = random_pixels(height, width, seed)
             scene = Scene(pixels, width=width, height=height)
-            expected = network.detect([scene], score_threshold=0.0)[0]
+            expected = network.search_people([scene], 0.0)[0]
             found = _detections(run(pixels[None].numpy(), score_threshold=0.0))
             alone, differences = match(expected, found)
             problem = (

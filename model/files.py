@@ -1,7 +1,20 @@
-"""Files that a crash leaves whole. Needs no torch: the gallery uses it too."""
+"""Where files go, and how a crash leaves them whole. Needs no torch: the gallery uses it too."""
 
 import os
 from pathlib import Path
+
+#: The network that comes with the program: docs/weights.md is its card.
+DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "cpu-person"
+#: The folder for what can be made or fetched again, in place of the user's own.
+CACHE_VARIABLE = "BINET_CACHE"
+
+
+def cache_folder() -> Path:
+    """Return where things are kept: `$BINET_CACHE`, or `binet` in the user's cache folder."""
+    if os.environ.get(CACHE_VARIABLE):
+        return Path(os.environ[CACHE_VARIABLE])
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "binet"
 
 
 def sync(path: Path) -> None:

@@ -33,11 +33,14 @@ class Scene:
         uint8 [3, h, w] RGB.
     width, height
         Size in pixels of the picture that it was made from, upright.
+    picture
+        That picture, uint8 [3, height, width], where the network cuts people from it.
     """
 
     pixels: Tensor
     width: int
     height: int
+    picture: Tensor | None = None
 
     @property
     def scale(self) -> Tensor:
@@ -47,10 +50,19 @@ class Scene:
 
 
 class Preprocessing:
-    """Resizing that belongs to a set of weights."""
+    """Resizing that belongs to a set of weights.
 
-    def __init__(self, config: PreprocessingConfig) -> None:
+    Parameters
+    ----------
+    config
+        Of the network.
+    keep_picture
+        Scenes hold their picture, too: for `gallery_branch = "instance"`.
+    """
+
+    def __init__(self, config: PreprocessingConfig, keep_picture: bool = False) -> None:
         self.config = config
+        self.keep_picture = keep_picture
 
     def scene(self, picture: Picture) -> Scene:
         """Resize to `min_side` on the shorter side, at most `max_side` on the longer (sec. 4.3)."""
@@ -60,7 +72,8 @@ class Preprocessing:
             self.config.min_side / min(height, width), self.config.max_side / max(height, width)
         )
         size = [max(1, round(height * scale)), max(1, round(width * scale))]
-        return Scene(resize(pixels, size), width=width, height=height)
+        kept = pixels if self.keep_picture else None
+        return Scene(resize(pixels, size), width=width, height=height, picture=kept)
 
     def patch(self, picture: Picture) -> Tensor:
         """Resize a crop to `patch_size`, whatever its shape: uint8 [3, 224, 96] (sec. 3.3)."""

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from model import BINet, create, save, total_loss
+from model import BINet, Preprocessing, create, save, total_loss
 from model.annotations import AnnotatedScene
 from model.backbones import RANDOM, batchnorms
 from model.checkpoint import load_strictly, read_config, read_state
@@ -142,7 +142,10 @@ def train(
         first = step_of(states[-1])
         read_into(states[-1], network, optimiser, average)
     data = TrainingData(
-        scenes, crops, network.preprocessing, Augment(recipe.augmentation, recipe.seed)
+        scenes,
+        crops,
+        Preprocessing(network.config.preprocessing),
+        Augment(recipe.augmentation, recipe.seed),
     )
     stream = BatchStream(
         len(scenes),

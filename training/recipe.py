@@ -33,8 +33,10 @@ class Augmentation(BaseModel):
 
     #: Probability of a horizontal flip.
     flip: Share = 0.5
-    #: Brightness, contrast and saturation change by up to this share, the hue by a tenth of it.
+    #: Brightness, contrast and saturation change by up to this share.
     colour: Share = 0.0
+    #: The hue turns by up to this share of the circle.
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     #: Probability that a scene is cropped to a part of it, at least half as wide and high.
     crop: Share = 0.0
     #: Probability that a rectangle of a person crop is erased. Scenes are left alone.

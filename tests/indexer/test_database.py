@@ -18,12 +18,16 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from indexer import database as database_module
+from indexer.checking import check
 from indexer.database import Database
-from indexer.errors import GalleryError
+from indexer.errors import GalleryError, SourceError
 from indexer.filters import Filter
 from indexer.gallery import Gallery
+from indexer.media_store import set_media_url
 from indexer.query import Query
+from indexer.repairing import repair
 from indexer.schema import metadata
+from tests.indexer.archives_made import content, make_noise_clip, make_picture, run_index
 from tests.indexer.galleries import DIMENSION, new_frames, new_gallery, new_source
 from tests.indexer.oracle import unit
 
@@ -214,3 +218,45 @@ def test_the_same_on_postgres(postgres: str, tmp_path: Path) -> None:
     assert len(results[0][0].hits) == 11
     flat = [result.hits for pair in results for result in pair]
     assert flat[0] == flat[1] == flat[2] == flat[3]
+
+
+@pytest.fixture
+def new_database(postgres: str) -> Iterator[str]:
+    """Another database of the server."""
+    import psycopg
+
+    name, plain = "another", postgres.replace("+psycopg", "")
+    with psycopg.connect(plain, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        yield postgres.rpartition("/")[0] + f"/{name}"
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def test_indexing_into_postgres(new_database: str, tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="PyAV is not installed: pip install 'binet[video]'")
+    make_picture(tmp_path / "cam" / "b.png")
+    clip = make_noise_clip(tmp_path / "cam" / "a.mkv", 9)
+    (tmp_path / "cam" / "broken.png").write_bytes(b"no picture")
+    both = (new_database, str(tmp_path / "gallery"))
+    for place in both:
+        done = run_index(place, [tmp_path / "cam"], keep="off", batch=4)
+        assert (done.discovered, done.indexed, done.failed) == (3, 2, 1)
+        again = run_index(place, [clip], keep="off")
+        assert (again.unchanged, again.new_frames, again.new_boxes) == (1, 0, 0)
+    assert content(both[0]) == content(both[1])
+    with pytest.raises(SourceError, match="binet gallery media"):
+        run_index(new_database, [clip], keep="frames")
+    with Gallery.open(new_database) as gallery:
+        set_media_url(gallery.database, str(tmp_path / "media"))
+        assert check(gallery.database) == []
+        with pytest.raises(GalleryError, match="PostgreSQL"):
+            gallery.save_snapshot()
+    make_noise_clip(tmp_path / "cam" / "later.mkv", 3, "mpeg2video")
+    assert run_index(new_database, [tmp_path / "cam"], keep="thumbnails").new_frames == 3
+    with Gallery.open(new_database) as gallery:
+        assert list((tmp_path / "media").rglob("*.jpg"))
+        assert check(gallery.database) == []
+        gallery.delete(frames=[1])
+        assert repair(gallery.database).boxes == 0
+        gallery.compact()
+        assert check(gallery.database) == []

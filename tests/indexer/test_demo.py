@@ -1,6 +1,11 @@
-"""The demo from source file to result files."""
+"""The demo from source file to picture, page and figures."""
 
+import gzip
+import hashlib
 import json
+import subprocess
+from datetime import timedelta
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +14,18 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-import binet
-from indexer.demo import UNTRAINED_BANNER, UNTRAINED_BOXES, read_source, run_demo
-from indexer.draw import ALERT_COLOUR
-from indexer.errors import OutputError, SourceError
-from model import CheckpointError, PictureError, PreprocessingConfig, create, save, variant_config
+pytest.importorskip("av", reason="PyAV is not installed: pip install 'binet[video]'")
 
-RED = tuple(int(ALERT_COLOUR[i : i + 2], 16) for i in (1, 3, 5))
+import binet
+from indexer import sample_video
+from indexer.demo import DemoResult, run_demo
+from indexer.errors import OutputError, SourceError
+from indexer.grouping import Appearance
+from indexer.query import FoundFrame, Hit
+from indexer.returning import choose
+from model import CheckpointError, PictureError, PreprocessingConfig, create, save, variant_config
+from tests.indexer.archives_made import make_noise_clip, make_picture
+from tests.indexer.galleries import START
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +37,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_pids=2,
         queue_size=2,
         score_threshold=0.1,
+        rpn_post_nms_test=10,
         preprocessing=PreprocessingConfig(min_side=64, max_side=128),
     )
     folder = tmp_path_factory.mktemp("weights")
@@ -34,116 +45,185 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def noise(path: Path, size: tuple[int, int] = (80, 60), **options: Any) -> Path:
-    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path, **options)
-    return path
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> DemoResult:
+    folder = tmp_path_factory.mktemp("demo")
+    return run_demo(make_noise_clip(folder / "street.mkv", 8), weights, folder / "new" / "out")
 
 
-def has_banner(picture: Path) -> bool:
-    with Image.open(picture) as image:
-        return image.getpixel((0, 0)) == RED
+def test_the_demo_indexes_asks_and_shows(done: DemoResult) -> None:
+    assert done.indexed.new_frames == 8
+    assert done.indexed.new_boxes > 8
+    assert done.returns is not None
+    assert done.appearances
+    scores = [appearance.score for appearance in done.appearances]
+    assert scores == sorted(scores, reverse=True)
+    with Image.open(done.picture) as picture:
+        assert picture.width >= 1440
+        assert len(picture.getcolors(10**6) or []) > 50
+    page = done.page.read_text()
+    assert page.count("<img") == 1 + min(len(done.appearances), 8)
+    assert "nobody is identified" in page
+    assert "http" not in page.replace("http-equiv", "")
+    document = json.loads(done.document.read_text())
+    assert document["meaning"] == "similar, not identified"
+    assert len(document["appearances"]) == len(done.appearances)
+    own = document["query"]["best"]["box_id"]
+    assert all(a["best"]["box_id"] != own for a in document["appearances"])
 
 
-def test_picture_with_weights(tmp_path: Path, weights: Path) -> None:
-    result = run_demo(noise(tmp_path / "street.png"), weights, tmp_path / "new" / "out", 3)
-    assert result.trained
-    assert not has_banner(result.picture)
-    document = json.loads(result.document.read_text())
-    assert document["source"] == "street.png"
-    assert document["settings"]["score_threshold"] == 0.1
-    (frame,) = document["frames"]
-    assert (frame["timestamp_s"], frame["width"], frame["height"]) == (None, 80, 60)
-    assert len(frame["boxes_xyxy"]) == len(frame["scores"]) == result.boxes > 0
-    boxes = np.array(frame["boxes_xyxy"])
-    assert boxes.min() >= 0
-    assert (boxes.max(axis=0) <= [80, 60, 80, 60]).all()
-
-
-def test_untrained_is_marked_repeatable_and_bounded(tmp_path: Path) -> None:
-    source = noise(tmp_path / "street.png", (64, 64))
-    results = [run_demo(source, None, tmp_path / out, 3) for out in ("a", "b")]
-    documents = [json.loads(result.document.read_text()) for result in results]
-    assert documents[0]["frames"] == documents[1]["frames"]
-    assert documents[0]["settings"]["trained"] is False
-    assert 0 < results[0].boxes <= UNTRAINED_BOXES
-    assert has_banner(results[0].picture)
-
-
-def test_command_says_what_it_did(tmp_path: Path, weights: Path) -> None:
-    source, out = noise(tmp_path / "street.png"), tmp_path / "out"
-    runner = CliRunner()
-    trained = runner.invoke(
-        binet.app, ["demo", str(source), "--weights", str(weights), "--out", str(out)]
+def test_a_second_run_looks_at_nothing_again(done: DemoResult, weights: Path) -> None:
+    out = done.page.parent
+    again = run_demo(out.parents[1] / "street.mkv", weights, out, query=done.query)
+    assert (again.indexed.new_frames, again.indexed.unchanged) == (0, 1)
+    assert again.returns is None
+    # With its own crop, the person's own appearance is the most similar one.
+    assert again.appearances[0].score > 0.99
+    result = CliRunner().invoke(
+        binet.app,
+        ["demo", str(out.parents[1] / "street.mkv"), "--weights", str(weights), "--out", str(out)],
     )
-    assert trained.exit_code == 0, trained.output
-    assert "1 frame, " in trained.output
-    assert "s per frame" in trained.output
-    assert str(out / "result.png") in trained.output
-    assert UNTRAINED_BANNER not in trained.output
-
-    untrained = runner.invoke(binet.app, ["demo", str(source), "--out", str(out)])
-    assert untrained.exit_code == 0, untrained.output
-    assert UNTRAINED_BANNER in untrained.output
-    assert "WEIGHTS=" in untrained.output
+    assert result.exit_code == 0, result.output
+    assert "nothing was indexed again" in result.output
+    assert "similar, not identified" in result.output
+    assert f"binet search --crop {done.query}" in result.output
 
 
-def test_video_becomes_a_contact_sheet(tmp_path: Path, weights: Path) -> None:
-    pytest.importorskip("av", reason="PyAV is not installed: pip install 'binet[video]'")
-    from tests.indexer.test_video import make_video
-
-    source = make_video(tmp_path / "clip.mp4")
-    result = run_demo(source, weights, tmp_path / "out", 4)
-    assert result.frames == 4
-    document = json.loads(result.document.read_text())
-    assert [frame["timestamp_s"] for frame in document["frames"]] == [0.5, 1.5, 2.5, 3.5]
-    with Image.open(result.picture) as sheet:
-        assert sheet.width == 640
-        assert sheet.height > 4 * 480
+def test_a_folder_of_pictures(tmp_path: Path, weights: Path) -> None:
+    make_picture(tmp_path / "cam" / "a.png")
+    make_picture(tmp_path / "cam" / "b.png")
+    found = run_demo(tmp_path / "cam", weights, tmp_path / "out")
+    assert found.indexed.new_frames > 0
+    assert found.page.is_file()
 
 
-def test_picture_comes_upright(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # a quarter turn to the right
-    source = noise(tmp_path / "turned.jpg", (80, 60), exif=exif)
-    (frame,) = read_source(source, 1)
-    assert frame.picture.size == (60, 80)
-    assert frame.timestamp_s is None
-
-
-@pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "I;16", "P", "1"])
-def test_any_kind_of_picture_is_read_as_rgb(tmp_path: Path, mode: str) -> None:
-    source = tmp_path / "picture.tif"
-    Image.new(mode, (20, 10)).save(source)
-    (frame,) = read_source(source, 1)
-    assert (frame.picture.mode, frame.picture.size) == ("RGB", (20, 10))
-
-
-def test_sources_that_cannot_be_read(tmp_path: Path) -> None:
+def test_what_cannot_be_shown_says_why(tmp_path: Path, weights: Path) -> None:
     with pytest.raises(SourceError, match="no such file"):
-        read_source(tmp_path / "nothing.jpg", 1)
-    with pytest.raises(SourceError, match="is a folder"):
-        read_source(tmp_path, 1)
-    whole = noise(tmp_path / "whole.png").read_bytes()
-    (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(PictureError, match=r"half\.png"):
-        read_source(tmp_path / "half.png", 1)
-
-
-def test_an_mpeg_is_a_video_although_pillow_knows_it(tmp_path: Path) -> None:
-    pytest.importorskip("av", reason="PyAV is not installed: pip install 'binet[video]'")
-    from tests.indexer.test_video import make_video
-
-    source = make_video(tmp_path / "clip.mkv", codec="mpeg2video").rename(tmp_path / "clip.mpg")
-    assert len(read_source(source, 2)) == 2
-
-
-def test_weights_that_are_missing(tmp_path: Path) -> None:
+        run_demo(tmp_path / "none.mp4", weights, tmp_path / "out")
+    (tmp_path / "broken.mp4").write_bytes(b"no video" * 50)
+    with pytest.raises(SourceError, match="nothing could be indexed"):
+        run_demo(tmp_path / "broken.mp4", weights, tmp_path / "out")
+    clip = make_noise_clip(tmp_path / "a.mkv", 2)
     with pytest.raises(CheckpointError):
-        run_demo(noise(tmp_path / "street.png"), tmp_path / "nowhere", tmp_path / "out", 1)
+        run_demo(clip, tmp_path / "nowhere", tmp_path / "out")
+    with pytest.raises(PictureError):
+        run_demo(clip, weights, tmp_path / "out", query=tmp_path / "none.jpg")
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(OutputError):
+        run_demo(clip, weights, tmp_path / "file" / "out")
 
 
-def test_out_that_is_a_file(tmp_path: Path, weights: Path) -> None:
-    source = noise(tmp_path / "street.png")
-    with pytest.raises(OutputError, match=r"street\.png"):
-        run_demo(source, weights, source, 1)
+# --- who leaves and returns -------------------------------------------------------------------
+
+
+def seen(first: int, seconds: range, height: float = 50) -> Appearance:
+    """Somebody in a frame of each of these seconds."""
+    return Appearance(
+        tuple(
+            Hit(
+                first + number,
+                0.0,
+                (0, 0, 20, height + number),
+                0.9,
+                FoundFrame(
+                    second, 1, second, 1, "door", START + timedelta(seconds=second), None, 99, 99
+                ),
+            )
+            for number, second in enumerate(seconds)
+        )
+    )
+
+
+def vectors(people: dict[int, list[Appearance]], spread: float = 0.1) -> dict[int, Any]:
+    rng = np.random.default_rng(0)
+    found = {}
+    for person, appearances in people.items():
+        for appearance in appearances:
+            for hit in appearance.hits:
+                vector = np.eye(8)[person] + spread * rng.standard_normal(8)
+                found[hit.box_id] = (vector / np.linalg.norm(vector)).astype(np.float32)
+    return found
+
+
+def test_who_leaves_and_returns_is_asked_for() -> None:
+    stays, leaves, back = seen(0, range(40)), seen(100, range(5)), seen(200, range(20, 26))
+    other = seen(300, range(21, 30))
+    of = vectors({0: [stays], 1: [leaves, back], 2: [other]})
+    chosen = choose([stays, leaves, back, other], of)
+    assert chosen is not None
+    assert chosen.returns
+    assert chosen.appearance is leaves
+    assert chosen.best.box_id == 104  # the tallest
+
+
+def test_who_is_seen_at_the_same_time_is_somebody_else() -> None:
+    one, twin, third = seen(0, range(10)), seen(100, range(5, 15)), seen(200, range(40, 44))
+    of = vectors({0: [one, twin], 1: [third]})
+    chosen = choose([one, twin, third], of)
+    assert chosen is not None
+    assert chosen.appearance in (one, twin)  # unlike `third`, but nearer to it than to nobody
+    alone = choose([one, twin], of)
+    assert alone is not None
+    assert not alone.returns
+
+
+def test_without_a_return_the_longest_is_asked_for() -> None:
+    long, short = seen(0, range(9)), seen(100, range(1))
+    chosen = choose([short, long], vectors({0: [long], 1: [short]}))
+    assert chosen is not None
+    assert chosen.appearance is long
+    assert not chosen.returns
+    assert choose([], {}) is None
+
+
+# --- the sample video -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sample(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> bytes:
+    data = b"a clip"
+    monkeypatch.setattr(sample_video, "SHA256", hashlib.sha256(data).hexdigest())
+    monkeypatch.setenv("BINET_CACHE", str(tmp_path / "cache"))
+    return data
+
+
+def test_the_sample_is_fetched_once(monkeypatch: pytest.MonkeyPatch, sample: bytes) -> None:
+    monkeypatch.setattr(sample_video, "urlopen", lambda *_, **__: BytesIO(sample))
+    said: list[str] = []
+    first = sample_video.find_sample(said.append)
+    assert first is not None
+    assert first.read_bytes() == sample
+    assert sample_video.find_sample(said.append) == first
+    assert len(said) == 1
+
+
+def test_debians_package_is_the_second_choice(
+    monkeypatch: pytest.MonkeyPatch, sample: bytes
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no route")
+
+    def run(command: tuple[str, ...], cwd: str, **_: object) -> None:
+        if command[0] == "apt-get":
+            Path(cwd, "opencv-doc_4.deb").touch()
+        else:
+            target = Path(cwd, "files/usr/share/doc/data/vtest.avi.gz")
+            target.parent.mkdir(parents=True)
+            target.write_bytes(gzip.compress(sample))
+
+    monkeypatch.setattr(sample_video, "urlopen", refuse)
+    monkeypatch.setattr(subprocess, "run", run)
+    said: list[str] = []
+    found = sample_video.find_sample(said.append)
+    assert found is not None
+    assert found.read_bytes() == sample
+    assert any("no route" in line for line in said)
+
+
+def test_another_file_is_not_used(monkeypatch: pytest.MonkeyPatch, sample: bytes) -> None:
+    assert sample
+    monkeypatch.setattr(sample_video, "urlopen", lambda *_, **__: BytesIO(b"something else"))
+    monkeypatch.setattr(sample_video, "_from_debian", lambda: b"another thing")
+    said: list[str] = []
+    assert sample_video.find_sample(said.append) is None
+    assert sum("not used" in line for line in said) == 2

@@ -8,8 +8,10 @@ import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 
 from model import BINet, Detections, InferenceOptions, Picture, Scene, optimise
+from model.cropping import cut
 from tests.conftest import random_picture, small_network
 
 
@@ -108,6 +110,32 @@ def test_embed_boxes_is_what_detect_pools_at_a_proposal() -> None:
     assert len(detections) > 3
     embeddings = network.embed_boxes(picture, detections.boxes_xyxy)
     np.testing.assert_allclose(embeddings, detections.embeddings, atol=1e-3)
+
+
+def test_people_are_embedded_as_crops_where_the_configuration_says_so() -> None:
+    """Boxes and scores stay; the embeddings are those of crops of the picture itself."""
+    plain, ours = small_network(), small_network(gallery_branch="instance")
+    pictures = [random_picture(240, 320), random_picture(90, 200, seed=1)]
+    nobody = np.zeros((50, 70, 3), np.uint8)
+    expected = plain.detect(pictures)
+    found = ours.detect([*pictures, nobody], score_threshold=ours.config.score_threshold)
+    for picture, one, other in zip(pictures, expected, found, strict=False):
+        np.testing.assert_array_equal(one.boxes_xyxy, other.boxes_xyxy)
+        np.testing.assert_array_equal(one.scores, other.scores)
+        pixels = torch.from_numpy(picture).permute(2, 0, 1)
+        np.testing.assert_allclose(
+            other.embeddings, plain.embed_crops(cut(pixels, one.boxes_xyxy)), atol=1e-5
+        )
+        if len(one):
+            people = ours.embed_people(picture, one.boxes_xyxy)
+            np.testing.assert_allclose(people, other.embeddings, atol=1e-5)
+            searched = plain.embed_people(picture, one.boxes_xyxy)
+            np.testing.assert_array_equal(searched, plain.embed_boxes(picture, one.boxes_xyxy))
+    unprepared = plain.preprocessing.scene(pictures[0])
+    with pytest.raises(ValueError, match="prepare scenes with its own"):
+        ours.detect([unprepared])
+    with pytest.raises(ValidationError, match="needs instance_branch"):
+        small_network("baseline", gallery_branch="instance")
 
 
 @pytest.mark.parametrize(

@@ -10,20 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from model.files import cache_folder
 from training.datasets.protocol import RetrievalProtocol
 
 #: Part of every key: to be raised when readers or arrays change.
 VERSION = 1
-#: The folder, in place of the user's own.
-VARIABLE = "BINET_CACHE"
-
-
-def cache_folder() -> Path:
-    """Return where things are kept: `$BINET_CACHE`, or `binet` in the user's cache folder."""
-    if os.environ.get(VARIABLE):
-        return Path(os.environ[VARIABLE])
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "binet"
 
 
 def cached_protocol(

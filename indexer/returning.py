@@ -1,0 +1,81 @@
+"""Who leaves and comes back: a query for the demo that has an answer worth looking at."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import numpy as np
+
+from indexer.grouping import Appearance
+from indexer.query import Hit
+from indexer.vector_index import Float32
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A person to ask for.
+
+    Attributes
+    ----------
+    best
+        The box to ask with.
+    returns
+        Whether somebody much like them appears again, after a time in which they are not seen.
+    """
+
+    appearance: Appearance
+    best: Hit
+    returns: bool
+
+
+def choose(
+    appearances: Sequence[Appearance],
+    embeddings: dict[int, Float32],
+    least_gap: timedelta = timedelta(seconds=3),
+    least_boxes: int = 3,
+) -> Chosen | None:
+    """Choose the appearance whose most similar other one is the most alike and begins later.
+
+    The two must be each other's most similar, `least_gap` apart, and `least_boxes` long. Where
+    there are none, whoever is seen longest is chosen; None without anybody.
+
+    Parameters
+    ----------
+    embeddings
+        float32 [D], a unit vector, by box id.
+    """
+    if not appearances:
+        return None
+    long = [a for a in appearances if len(a.hits) >= least_boxes]
+    means = [_mean([embeddings[hit.box_id] for hit in a.hits]) for a in long]
+    best: tuple[float, Appearance] | None = None
+    if len(long) > 1:
+        similarity = np.array(means) @ np.array(means).T
+        for i, one in enumerate(long):
+            for j, other in enumerate(long):
+                if other.begin - one.begin <= timedelta(0):
+                    continue
+                # Who is seen together with the other is somebody else.
+                if one.source_id == other.source_id and other.begin <= one.end:
+                    similarity[i, j] = similarity[j, i] = -1
+        np.fill_diagonal(similarity, -1)
+        nearest = similarity.argmax(axis=1)
+        for i, one in enumerate(long):
+            other = long[nearest[i]]
+            if nearest[nearest[i]] == i and other.begin - one.end >= least_gap:
+                value = float(similarity[i, nearest[i]])
+                if best is None or value > best[0]:
+                    best = (value, one)
+    chosen = best[1] if best else max(appearances, key=lambda a: len(a.hits))
+    return Chosen(chosen, max(chosen.hits, key=_quality), best is not None)
+
+
+def _quality(hit: Hit) -> float:
+    """Tall and surely a person."""
+    return (hit.box_xyxy[3] - hit.box_xyxy[1]) * hit.detection_score
+
+
+def _mean(vectors: list[Float32]) -> Float32:
+    mean = np.mean(vectors, axis=0)
+    unit: Float32 = mean / max(float(np.linalg.norm(mean)), 1e-6)
+    return unit
