@@ -31,7 +31,7 @@ from indexer.ingest import NewFrame
 from indexer.query import Query
 from indexer.vector_index import Float32
 from model.detections import Detections
-from perf.search import DIM, SAME, VIEWS, unit
+from perf.vectors import DIM, SAME, VIEWS, unit
 
 PER_FRAME = 5
 CAMERAS = 100
