@@ -57,7 +57,6 @@ def demo(
 
     if source is None:
         source = find_sample(typer.echo) or _drawn_world(out)
-    typer.echo(f"indexing {source.name} with {weights.name} ...")
     with progress_bar() as show:
         done = run_demo(source, weights, out, query, fps, show)
     for line in facts(done):

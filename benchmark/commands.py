@@ -172,6 +172,9 @@ def local(
     names: Annotated[
         str | None, typer.Option(metavar="NAMES", help="Some of them: pets09_s2l1,prw_mini.")
     ] = None,
+    boxes: Boxes = "detected",
+    branch: Branch = "search",
+    det_threshold: Threshold = 0.5,
     precision: Precision = "float32",
     device: Device = "auto",
     prepare: Annotated[
@@ -181,9 +184,16 @@ def local(
     """Evaluate weights on the real pictures that developers have; skip what is not there."""
     from benchmark.evaluation import RunOptions
     from benchmark.local import LOCAL, write_local
+    from benchmark.search import SearchRules
     from training.datasets.opening import open_dataset
 
-    options = RunOptions(precision=precision, device=_device(device))
+    options = RunOptions(
+        boxes=boxes,
+        branch=branch,
+        rules=SearchRules(det_threshold),
+        precision=precision,
+        device=_device(device),
+    )
     for name in names.split(",") if names else LOCAL:
         folder = write_local(name, data, out / name / "data")
         if folder is None:
@@ -192,6 +202,44 @@ def local(
             typer.echo(str(folder))
         else:
             _run(weights, open_dataset(folder), options, out / name / "report", True, False)
+
+
+@app.command()
+def crops(
+    weights: Weights,
+    data: Annotated[
+        Path, typer.Option(metavar="DIR", help="A dataset of crops, such as Market-1501's.")
+    ],
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure the crop encoder as Market-1501 does: the same person by other cameras.
+
+    The query is the first crop of each person and camera; all crops are the gallery. Crops of the
+    same person by the same camera count neither way.
+    """
+    import json
+
+    from benchmark.statistics import mean_interval
+    from model import load
+    from training.datasets.crops import read_crops
+    from training.datasets.reid import measure_crops
+
+    network, _ = load(weights, _device(device))
+    found = measure_crops(network, *read_crops(data))
+    intervals = {
+        "mAP": mean_interval(found.average_precisions),
+        "rank-1": mean_interval(found.firsts),
+    }
+    if as_json:
+        numbers = {name: interval.as_dict() for name, interval in intervals.items()}
+        typer.echo(json.dumps({"queries": found.queries, **numbers}))
+        return
+    shown = ", ".join(
+        f"{name} {100 * i.value:.1f} ({100 * i.low:.1f} to {100 * i.high:.1f})"
+        for name, i in intervals.items()
+    )
+    typer.echo(f"{found.queries} queries: {shown}")
 
 
 @app.command()

@@ -249,7 +249,8 @@ def _compute(
     prepared = [pictures[i].prepared for i in searched]
     # `detect` keeps what is above its threshold; the protocol keeps what reaches it.
     below = float(np.nextafter(np.float32(settings.det_threshold), np.float32(-1)))
-    for i, people in zip(searched, network.detect(prepared, below), strict=True):
+    found_people = network.detect(prepared, below, branch="search")
+    for i, people in zip(searched, found_people, strict=True):
         found[i] = people
     parts: dict[str, list[FloatArray]] = {}
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -234,11 +234,11 @@ class BINet(Branches, PyTorchModelHubMixin, library_name="binet"):
         scenes: Sequence[Picture | Scene],
         score_threshold: float | None = None,
         batch_size: int = BATCH_SIZE,
+        branch: Literal["search", "instance"] | None = None,
     ) -> list[Detections]:
         """Search branch: find the people of each scene and embed them.
 
-        With `gallery_branch = "instance"` the embeddings are the instance-aware branch's. Scenes of
-        one size share a batch; nothing else about a scene depends on its neighbours.
+        Scenes of one size share a batch; nothing else about a scene depends on its neighbours.
 
         Parameters
         ----------
@@ -248,6 +248,8 @@ class BINet(Branches, PyTorchModelHubMixin, library_name="binet"):
             Keep people scored above this; None is the configuration's.
         batch_size
             How many scenes go through the network at once.
+        branch
+            Whose embeddings; None is the configuration's `gallery_branch`.
 
         Returns
         -------
@@ -267,7 +269,7 @@ class BINet(Branches, PyTorchModelHubMixin, library_name="binet"):
                 batch = places[start : start + batch_size]
                 together = [prepared[i] for i in batch]
                 detections = self.search_people(together, threshold)
-                if self.config.gallery_branch == "instance":
+                if (branch or self.config.gallery_branch) == "instance":
                     detections = self._embedded_as_crops(together, detections)
                 found.update(zip(batch, detections, strict=True))
         return [found[place] for place in range(len(prepared))]

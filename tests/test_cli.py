@@ -154,7 +154,7 @@ def test_what_a_user_can_mend_is_a_one_line_error(
 
 
 def test_wrong_usage_says_so() -> None:
-    for arguments in ([], ["demo"], ["demo", "x.jpg", "--frames", "0"], ["nonsense"]):
+    for arguments in ([], ["index"], ["demo", "x.jpg", "--fps", "0"], ["nonsense"]):
         result = run(*arguments)
         assert result.returncode == 2, arguments
         assert "Traceback" not in result.stderr

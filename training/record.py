@@ -14,8 +14,8 @@ from model import BINet, read_picture, save
 from model.annotations import AnnotatedScene
 from model.preprocessing import to_rgb
 from training.datasets.crops import Crop, CropSource
+from training.datasets.reid import measure_crops
 from training.recipe import Recipe
-from training.reid_validation import validate_crops
 from training.validation import validate
 
 LOG = "log.jsonl"
@@ -117,7 +117,12 @@ class Record:
     def _validate(self, done: int) -> None:
         metrics = validate(self.network, self.held_out) if self.held_out else {}
         if self.held_out_crops:
-            metrics |= validate_crops(self.network, *self.held_out_crops)
+            found = measure_crops(self.network, *self.held_out_crops)
+            metrics |= {
+                "reid_mAP": found.mean_ap,
+                "reid_top1": found.top1,
+                "reid_cosine": found.cosine,
+            }
         before = [line[self.criterion] for line in _lines(self.out / VALIDATION)]
         if metrics[self.criterion] > max(before, default=-1.0):
             save(self.network, self.out / BEST, {**self.provenance, "step": done, **metrics})

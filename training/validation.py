@@ -97,7 +97,7 @@ def embed_scenes(
     for scene in scenes:
         pixels = to_rgb(read_picture(scene.path))
         if boxes == "detected":
-            gallery += network.detect([pixels])
+            gallery += network.detect([pixels], branch="search")
         else:
             true = inside(scene.boxes_xyxy, pixels)
             scores = np.ones(len(true), np.float32)

@@ -22,11 +22,11 @@ from training.batches import BatchStream
 from training.crop_losses import crop_losses
 from training.datasets.crops import number_crops, read_crops
 from training.datasets.opening import open_dataset
+from training.datasets.reid import reid_metrics
 from training.errors import DatasetError, RecipeError, RunError
 from training.loop import Process, train
 from training.person_data import write_person_data
 from training.recipe import load_recipe, parse_recipe
-from training.reid_validation import reid_metrics
 
 PIDS = len(COLOURS)
 

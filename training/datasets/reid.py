@@ -31,12 +31,16 @@ class ReidMetrics:
         How many there are; those without any crop by another camera are left out.
     cosine
         Mean similarity of crops of different people: near 1 where all embeddings fall together.
+    average_precisions, firsts
+        Of each query [Q]: average precision, and whether the most similar crop shows the person.
     """
 
     mean_ap: float
     top1: float
     queries: int
     cosine: float
+    average_precisions: npt.NDArray[np.float64]
+    firsts: npt.NDArray[np.float64]
 
 
 def first_of_each_camera(pids: Int64, cameras: Int64) -> list[int]:
@@ -63,21 +67,27 @@ def reid_metrics(embeddings: FloatArray, pids: Int64, cameras: Int64) -> ReidMet
         aps.append(float(((np.arange(len(places)) + 1) / (places + 1)).mean()))
         tops.append(bool(places[0] == 0))
     if not aps:
-        return ReidMetrics(0.0, 0.0, 0, cosine)
-    return ReidMetrics(float(np.mean(aps)), float(np.mean(tops)), len(aps), cosine)
+        return ReidMetrics(0.0, 0.0, 0, cosine, np.zeros(0), np.zeros(0))
+    return ReidMetrics(
+        float(np.mean(aps)),
+        float(np.mean(tops)),
+        len(aps),
+        cosine,
+        np.array(aps),
+        np.array(tops, np.float64),
+    )
 
 
-def validate_crops(
+def measure_crops(
     network: BINet, source: CropSource, crops: Sequence[Crop], batch_size: int = 64
-) -> dict[str, float]:
+) -> ReidMetrics:
     """Measure the instance-aware branch of a network on crops that it has not been trained on."""
     embeddings = [np.zeros((0, network.config.embedding_dim), np.float32)]
     for start in range(0, len(crops), batch_size):
         pictures = [source.open(crop.name) for crop in crops[start : start + batch_size]]
         embeddings.append(network.embed_crops(pictures, batch_size))
-    found = reid_metrics(
+    return reid_metrics(
         np.concatenate(embeddings),
         np.array([crop.pid for crop in crops], np.int64),
         np.array([crop.camera for crop in crops], np.int64),
     )
-    return {"reid_mAP": found.mean_ap, "reid_top1": found.top1, "reid_cosine": found.cosine}
