@@ -61,7 +61,8 @@ check: ## Everything that a change must pass: lint, types, test
 	@$(MAKE) --no-print-directory test
 
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	--no-header --no-annotate --constraint constraints.in --extra cpu --extra video
+	--no-header --no-annotate --constraint constraints.in --extra cpu --extra service \
+	--extra video
 
 lock: $(DEV) ## Bring both locks up to date with pyproject.toml and constraints.in
 	$(COMPILE) pyproject.toml --output-file requirements.lock

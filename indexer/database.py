@@ -8,17 +8,16 @@ up to an id has missed none below it.
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy import Connection, Engine, MetaData, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 from indexer.errors import GalleryError
 from indexer.schema import metadata
-
-FILE_NAME = "gallery.db"
 
 #: Seconds that a writer waits for another before it gives up.
 BUSY_TIMEOUT_S = 30
@@ -28,6 +27,29 @@ _ADVISORY_LOCK = 0x62696E6574
 
 #: Marks the connections whose transactions begin with the lock.
 _WRITING = "binet_writing"
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Tables that are brought up to date together.
+
+    Attributes
+    ----------
+    file_name
+        Of SQLite's file in a gallery's folder.
+    migrations
+        Folder of the migrations, in order.
+    version_table
+        Where Alembic keeps how far they are: each set of tables its own.
+    """
+
+    metadata: MetaData
+    file_name: str
+    migrations: Path
+    version_table: str = "alembic_version"
+
+
+GALLERY = Tables(metadata, "gallery.db", Path(__file__).parent / "migrations" / "versions")
 
 
 class Database:
@@ -50,7 +72,7 @@ class Database:
             self._writer = engine.execution_options(isolation_level="READ COMMITTED")
 
     @classmethod
-    def open(cls, url: str | Path, create: bool = False) -> Self:
+    def open(cls, url: str | Path, create: bool = False, tables: Tables = GALLERY) -> Self:
         """Connect, and bring the tables up to date.
 
         Parameters
@@ -59,13 +81,15 @@ class Database:
             A folder, `sqlite:///FILE`, or `postgresql+psycopg://...`.
         create
             Make the gallery if there is none yet.
+        tables
+            Which are kept there.
 
         Raises
         ------
         GalleryError
             When there is no gallery, it cannot be reached, or a newer program has made it.
         """
-        address = _address(url)
+        address = _address(url, tables.file_name)
         file = _sqlite_file(address, create) if _is_sqlite(address) else None
         try:
             engine = create_engine(address, **_engine_options(address))
@@ -80,7 +104,7 @@ class Database:
             event.listen(engine, "begin", _begin_sqlite)
         database = cls(engine, file)
         try:
-            _migrate(database, _shown(address), create)
+            _migrate(database, _shown(address), create, tables)
         except BaseException:
             database.close()
             raise
@@ -174,9 +198,9 @@ def now_us() -> int:
     return time.time_ns() // 1000
 
 
-def _address(url: str | Path) -> URL:
+def _address(url: str | Path, file_name: str) -> URL:
     if isinstance(url, Path) or "://" not in url:
-        return URL.create("sqlite", database=str(Path(url) / FILE_NAME))
+        return URL.create("sqlite", database=str(Path(url) / file_name))
     try:
         return make_url(url)
     except (ArgumentError, ValueError) as error:
@@ -226,7 +250,7 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
 
-def _migrate(database: Database, shown: str, create: bool) -> None:
+def _migrate(database: Database, shown: str, create: bool, tables: Tables) -> None:
     """Bring the tables to the newest migration; refuse those of a newer program."""
     from alembic.config import Config
     from alembic.migration import MigrationContext
@@ -234,13 +258,21 @@ def _migrate(database: Database, shown: str, create: bool) -> None:
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("version_locations", str(tables.migrations))
+    config.set_main_option("path_separator", "newline")
     scripts = ScriptDirectory.from_config(config)
     known = {script.revision for script in scripts.walk_revisions()}
 
     def is_current(connection: Connection) -> bool:
-        revision = MigrationContext.configure(connection).get_current_revision()
+        context = MigrationContext.configure(
+            connection, opts={"version_table": tables.version_table}
+        )
+        revision = context.get_current_revision()
         if revision is None:
-            if inspect(connection).get_table_names():
+            own = {*tables.metadata.tables, tables.version_table}
+            there = set(inspect(connection).get_table_names())
+            # Several sets of tables share PostgreSQL's database; a file is of one alone.
+            if there & own or (there and database.is_sqlite):
                 raise GalleryError(f"{shown} is a database, but not a gallery; give another place")
             if not create:
                 raise GalleryError(f"{shown} holds no gallery; `binet index` makes one")
@@ -257,6 +289,7 @@ def _migrate(database: Database, shown: str, create: bool) -> None:
             from alembic import command
 
             config.attributes["connection"] = connection
+            config.attributes["tables"] = tables
             command.upgrade(config, "head")
 
 

@@ -37,8 +37,15 @@ class DecodedPicture:
     taken_at: datetime | None
 
 
-def decode_picture(data: bytes, limits: Limits) -> DecodedPicture:
+def decode_picture(
+    data: bytes, limits: Limits, formats: tuple[str, ...] = FORMATS
+) -> DecodedPicture:
     """Decode a picture file.
+
+    Parameters
+    ----------
+    formats
+        Pillow's names of what is let in; the file's own bytes decide, not its name.
 
     Raises
     ------
@@ -48,7 +55,7 @@ def decode_picture(data: bytes, limits: Limits) -> DecodedPicture:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            with Image.open(io.BytesIO(data), formats=formats) as image:
                 width, height = image.size
                 if width * height > limits.pixels:
                     raise SourceError(

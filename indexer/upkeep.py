@@ -11,7 +11,7 @@ from pathlib import Path
 from sqlalchemy import select
 
 from indexer import deletion, schema
-from indexer.database import FILE_NAME, Database
+from indexer.database import GALLERY, Database
 from indexer.deletion import Deleted, replay_tombstones
 from indexer.errors import GalleryError
 from indexer.filters import Filter
@@ -139,11 +139,11 @@ def restore(folder: Path, path: Path) -> Deleted:
     """
     if not path.is_file():
         raise GalleryError(f"{path}: there is no backup")
-    file = folder / FILE_NAME
+    file = folder / GALLERY.file_name
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".restore-") as place:
-            copy = Path(place) / FILE_NAME
+            copy = Path(place) / GALLERY.file_name
             shutil.copyfile(path, copy)
             gone = _prepare(folder if file.is_file() else None, Path(place))
             _close_for_good(copy)

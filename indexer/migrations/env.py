@@ -5,11 +5,11 @@ For development, `alembic revision` needs a URL that it can connect to; the prod
 
 from alembic import context
 
-from indexer.schema import metadata
-
+tables = context.config.attributes["tables"]
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=metadata,
+    target_metadata=tables.metadata,
+    version_table=tables.version_table,
     # SQLite can, once the driver no longer commits by itself (`indexer.database`).
     transactional_ddl=True,
 )
