@@ -15,6 +15,7 @@ from indexer.upkeep_commands import gallery
 from model.commands import export
 from model.errors import BINetError
 from model.files import DEFAULT_WEIGHTS
+from service.commands import audit, keys, serve
 from training.commands import ablation, train
 from training.datasets.commands import app as data
 from training.synth.commands import synth
@@ -91,11 +92,14 @@ app.command()(ablation)
 app.command()(export)
 app.command()(index)
 app.command()(search)
+app.command()(serve)
 app.command()(synth)
 app.command()(train)
+app.add_typer(audit, name="audit")
 app.add_typer(benchmark, name="benchmark")
 app.add_typer(data, name="data")
 app.add_typer(gallery, name="gallery")
+app.add_typer(keys, name="keys")
 
 
 def main() -> None:

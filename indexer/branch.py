@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self
 
@@ -90,9 +91,17 @@ class NetworkBranch:
         """Find the people of prepared scenes, all in one go where they are of one size."""
         return self._network.detect(scenes, batch_size=max(len(scenes), 1))
 
+    def find_people(self, scene: Picture) -> Detections:
+        """Find the people of one picture."""
+        return self._network.detect([scene])[0]
+
     def embed_crop(self, crop: Picture) -> FloatArray:
         """Embed a crop of one person by the instance-aware branch: float32 [1, D]."""
-        return self._network.embed_crops([crop])
+        return self.embed_crops([crop])
+
+    def embed_crops(self, crops: Sequence[Picture]) -> FloatArray:
+        """Embed crops of one person each by the instance-aware branch: float32 [N, D]."""
+        return self._network.embed_crops(crops)
 
     def embed_box(self, scene: Picture, box_xyxy: tuple[float, float, float, float]) -> FloatArray:
         """Embed a person marked in a scene as the gallery's people are: float32 [1, D].

@@ -5,6 +5,7 @@ Drawn from the seed, the epoch and the picture alone, so that a resumed run sees
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ import torchvision.transforms.v2 as transforms
 from torch import Tensor
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Image
 
+from model import Scene
+from model.preprocessing import resize
 from training.recipe import Augmentation
 
 #: Share of the picture that a random crop keeps at least, and of a crop that is erased at most.
@@ -33,6 +36,7 @@ class Augment:
 
     def __init__(self, settings: Augmentation, seed: int) -> None:
         self.seed = seed
+        self._most_shrunk = settings.shrink
         colour: list[Any] = []
         if settings.colour or settings.hue:
             c = settings.colour
@@ -76,6 +80,16 @@ class Augment:
             sample["boxes"].as_subclass(Tensor),
             sample["labels"],
         )
+
+    def shrink(self, scene: Scene, *place: int) -> Scene:
+        """Make a prepared scene's input smaller; its boxes are in pixels of the picture."""
+        if not self._most_shrunk:
+            return scene
+        # The third stream of a place, apart from those of `scene` and `crop`.
+        rng = np.random.default_rng((self.seed, *place, 2))
+        factor = 1 - self._most_shrunk * rng.random()
+        size = [max(1, round(side * factor)) for side in scene.pixels.shape[-2:]]
+        return replace(scene, pixels=resize(scene.pixels, size))
 
     def crop(self, pixels: Tensor, *place: int) -> Tensor:
         """Change a crop, uint8 [3, h, w]."""

@@ -106,7 +106,8 @@ class TrainingData(Dataset[SceneExample | CropExample]):
             "pids": pids[people],
             "ignored_xyxy": boxes[~people],
         }
-        return SceneExample(self.preprocessing.scene(pixels), target)
+        scene = self.augment.shrink(self.preprocessing.scene(pixels), is_crop, place, epoch)
+        return SceneExample(scene, target)
 
     def _crop(self, is_crop: bool, place: int, epoch: int) -> CropExample:
         crop = self.crops[place]

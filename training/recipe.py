@@ -39,6 +39,8 @@ class Augmentation(BaseModel):
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     #: Probability that a scene is cropped to a part of it, at least half as wide and high.
     crop: Share = 0.0
+    #: A scene's input is made smaller by up to this share: smaller people, and less to compute.
+    shrink: Annotated[float, Field(ge=0, lt=1)] = 0.0
     #: Probability that a rectangle of a person crop is erased. Scenes are left alone.
     erase: Share = 0.0
 

@@ -5,6 +5,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -159,6 +160,21 @@ def test_ignored_boxes_go_where_the_picture_goes(tmp_path: Path) -> None:
     assert len(target["boxes_xyxy"]) == len(target["pids"]) == len(scene)
     assert target["ignored_xyxy"].tolist() == [[30, 20, 60, 80]]
     assert (target["pids"] >= -1).all()
+
+
+def test_a_shrunk_scene_shows_the_same_people_smaller(tmp_path: Path) -> None:
+    scenes = [annotated(tmp_path)]
+    plain, target = read_scene(training_data(scenes, flip=0))
+    shrunk = [read_scene(training_data(scenes, flip=0, shrink=0.5), epoch) for epoch in range(30)]
+    heights = [scene.pixels.shape[1] for scene, _ in shrunk]
+    assert 25 <= min(heights) < 32
+    assert 43 < max(heights) <= 50
+    for scene, boxes in shrunk:
+        assert (scene.width, scene.height) == (plain.width, plain.height)
+        torch.testing.assert_close(boxes["boxes_xyxy"], target["boxes_xyxy"])
+        assert float(scene.scale[1]) == pytest.approx(scene.pixels.shape[1] / 100)
+    again = read_scene(training_data(scenes, flip=0, shrink=0.5), 3)
+    assert torch.equal(again.scene.pixels, shrunk[3].scene.pixels)
 
 
 def test_every_augmentation_keeps_boxes_on_their_people(tmp_path: Path) -> None:

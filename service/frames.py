@@ -1,0 +1,250 @@
+"""Frames, boxes and cameras: pictures out, and deletion. A key sees its own cameras only."""
+
+import io
+from datetime import datetime
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, Query, Response
+from PIL import Image
+from pydantic import BaseModel
+from sqlalchemy import ColumnElement, Row, func, select, true
+
+from indexer import schema
+from indexer.draw import draw_boxes
+from indexer.filters import Filter, from_us
+from indexer.ingest import read_pts
+from indexer.query import FoundFrame
+from service.access import Operator, ServiceHere, Viewer
+from service.documents import (
+    PREFIX,
+    Box,
+    CameraDocument,
+    FrameDocument,
+    StatsDocument,
+    frame_document,
+)
+from service.filtering import named_cameras, require_zones
+from service.keys import Key
+from service.problems import ProblemError
+from service.recording import record
+from service.state import Service
+
+router = APIRouter(prefix=PREFIX, tags=["gallery"])
+
+_JPEG: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"image/jpeg": {}}, "description": "The picture."}
+}
+
+
+class BoxDocument(BaseModel):
+    """A person in a frame."""
+
+    box_id: int
+    box: Box
+    detection_score: float
+    crop_url: str
+
+
+class FrameWithBoxes(FrameDocument):
+    """A frame and the people in it."""
+
+    boxes: list[BoxDocument]
+
+
+class DeletedDocument(BaseModel):
+    """What was deleted, and what a hold has kept."""
+
+    boxes: int
+    frames: int
+    held_frames: int
+
+
+@router.get("/cameras")
+def cameras(service: ServiceHere, key: Viewer) -> list[CameraDocument]:
+    """List the cameras that the key may know of."""
+    known = named_cameras(service, key)
+    return [CameraDocument(id=camera, name=name) for name, camera in sorted(known.items())]
+
+
+@router.get("/stats")
+def stats(service: ServiceHere, key: Viewer) -> StatsDocument:
+    """Count what the key may know of."""
+    scope = service.scope(key)
+    source, frame, box = schema.source.c, schema.frame.c, schema.box.c
+
+    def within(column: ColumnElement[int]) -> ColumnElement[bool]:
+        return true() if scope is None else column.in_(scope)
+
+    counted = func.count()
+    with service.gallery.database.read() as connection:
+        sources = select(counted).select_from(schema.source).where(within(source.camera_id))
+        frames = (
+            select(counted)
+            .select_from(schema.frame)
+            .join(schema.source, source.id == frame.source_id)
+            .where(within(source.camera_id))
+        )
+        boxes = select(counted).select_from(schema.box).where(within(box.camera_id))
+        return StatsDocument(
+            cameras=len(named_cameras(service, key)),
+            sources=connection.execute(sources).scalar_one(),
+            frames=connection.execute(frames).scalar_one(),
+            boxes=connection.execute(boxes).scalar_one(),
+        )
+
+
+@router.get("/frames/{frame_id}")
+def frame(service: ServiceHere, key: Viewer, frame_id: int) -> FrameWithBoxes:
+    """Describe a frame and the people in it."""
+    row = _frame(service, key, frame_id)
+    box, encoder = schema.box.c, schema.encoder.c
+    with service.gallery.database.read() as connection:
+        people = connection.execute(
+            select(box.id, box.x1, box.y1, box.x2, box.y2, box.score)
+            .join(schema.encoder, encoder.id == box.encoder_id)
+            .where(box.frame_id == frame_id, encoder.state == schema.EncoderState.ACTIVE)
+            .order_by(box.id)
+        ).all()
+    return FrameWithBoxes(
+        **frame_document(_found(row)).model_dump(),
+        boxes=[
+            BoxDocument(
+                box_id=person.id,
+                box=(person.x1, person.y1, person.x2, person.y2),
+                detection_score=person.score,
+                crop_url=f"{PREFIX}/boxes/{person.id}/crop",
+            )
+            for person in people
+        ],
+    )
+
+
+@router.get("/frames/{frame_id}/image", response_class=Response, responses=_JPEG)
+def frame_image(
+    service: ServiceHere,
+    key: Viewer,
+    frame_id: int,
+    draw: Annotated[list[int], Query(description="Boxes to draw on it.", max_length=100)] = [],  # noqa: B006
+) -> Response:
+    """Return a frame's picture, with boxes on it where they are asked for."""
+    _frame(service, key, frame_id)
+    boxes = [_box(service, key, box_id) for box_id in draw]
+    if any(box.frame_id != frame_id for box in boxes):
+        raise ProblemError(404, "One of the boxes is not in this frame")
+    with service.media() as media:
+        picture = media.frame(frame_id)
+    if boxes:
+        corners = np.array([[box.x1, box.y1, box.x2, box.y2] for box in boxes])
+        picture = draw_boxes(picture, corners, np.array([box.score for box in boxes]))
+    return _jpeg(picture)
+
+
+@router.get("/boxes/{box_id}/crop", response_class=Response, responses=_JPEG)
+def crop(service: ServiceHere, key: Viewer, box_id: int) -> Response:
+    """Return a person, cut out of their frame."""
+    _box(service, key, box_id)
+    with service.media() as media:
+        return _jpeg(media.crop(box_id))
+
+
+@router.delete("/frames")
+def delete_frames(
+    service: ServiceHere,
+    key: Operator,
+    frame_id: Annotated[list[int], Query(description="Frames.")] = [],  # noqa: B006
+    camera: Annotated[list[str], Query(description="Of these cameras.")] = [],  # noqa: B006
+    after: Annotated[datetime | None, Query(description="Captured then or later.")] = None,
+    before: Annotated[datetime | None, Query(description="Captured earlier.")] = None,
+    reason: Annotated[str, Query(max_length=500, description="Why.")] = "",
+) -> DeletedDocument:
+    """Delete frames and everybody in them, for good: by id, or by camera and time.
+
+    Held frames stay. The bytes are gone after `binet gallery compact`.
+    """
+    by_filter = bool(camera) or after is not None or before is not None
+    if bool(frame_id) == by_filter:
+        raise ProblemError(422, "Say what is to be deleted: frame_id, or camera, after and before")
+    require_zones(after, before)
+    where = None
+    if by_filter:
+        allowed = named_cameras(service, key, camera)
+        of_cameras = allowed.values() if camera else service.scope(key)
+        where = Filter(cameras=of_cameras, after=after, before=before)
+    for one in frame_id:
+        _frame(service, key, one)
+    detail: dict[str, Any] = {
+        "reason": reason,
+        "frame_ids": frame_id,
+        "cameras": camera,
+        "after": None if after is None else after.isoformat(),
+        "before": None if before is None else before.isoformat(),
+    }
+    record(service, key, "delete", detail)
+    deleted = service.gallery.delete(frames=frame_id, where=where)
+    return DeletedDocument(
+        boxes=deleted.boxes, frames=deleted.frames, held_frames=deleted.held_frames
+    )
+
+
+def _frame(service: Service, key: Key, frame_id: int) -> Row[Any]:
+    """Return a frame's row; what is outside the scope and what does not exist look the same."""
+    frame, source = schema.frame.c, schema.source.c
+    query = (
+        select(schema.frame, source.camera_id, schema.camera.c.name.label("camera"))
+        .join(schema.source, source.id == frame.source_id)
+        .join(schema.camera, schema.camera.c.id == source.camera_id)
+        .where(frame.id == frame_id)
+    )
+    scope = service.scope(key)
+    if scope is not None:
+        query = query.where(source.camera_id.in_(scope))
+    row = _one(service, query) if _is_id(frame_id) else None
+    if row is None:
+        raise ProblemError(404, f"There is no frame {frame_id}")
+    return row
+
+
+def _box(service: Service, key: Key, box_id: int) -> Row[Any]:
+    query = select(schema.box).where(schema.box.c.id == box_id)
+    scope = service.scope(key)
+    if scope is not None:
+        query = query.where(schema.box.c.camera_id.in_(scope))
+    row = _one(service, query) if _is_id(box_id) else None
+    if row is None:
+        raise ProblemError(404, f"There is no box {box_id}")
+    return row
+
+
+def _one(service: Service, query: Any) -> Row[Any] | None:
+    with service.gallery.database.read() as connection:
+        row: Row[Any] | None = connection.execute(query).one_or_none()
+        return row
+
+
+def _is_id(number: int) -> bool:
+    """Tell whether SQL could hold it."""
+    return 0 < number < 2**63
+
+
+def _found(row: Row[Any]) -> FoundFrame:
+    return FoundFrame(
+        id=row.id,
+        source_id=row.source_id,
+        position=row.position,
+        camera_id=row.camera_id,
+        camera=row.camera,
+        captured_at=from_us(row.captured_at_us),
+        pts_s=read_pts(row.pts_numerator, row.pts_denominator),
+        width=row.width,
+        height=row.height,
+    )
+
+
+def _jpeg(picture: Image.Image) -> Response:
+    """Encode a picture anew: nothing that the original file said about itself is in it."""
+    file = io.BytesIO()
+    picture.convert("RGB").save(file, "JPEG", quality=90)
+    return Response(
+        file.getvalue(), media_type="image/jpeg", headers={"Cache-Control": "private, no-store"}
+    )

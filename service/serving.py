@@ -1,0 +1,55 @@
+"""Where the service's tables are, and who may be let in."""
+
+from ipaddress import ip_address
+
+from indexer.database import Database, now_us
+from indexer.errors import GalleryError
+from indexer.filters import to_us
+from indexer.gallery import Gallery
+from service.keys import list_keys
+from service.schema import SERVICE
+
+
+def open_store(gallery_url: str, gallery: Gallery) -> Database:
+    """Open the service's tables: a file beside SQLite's gallery, or the same PostgreSQL.
+
+    Raises
+    ------
+    GalleryError
+        When they cannot be opened, or are of a newer program.
+    """
+    file = gallery.database.file
+    place = gallery_url if file is None else f"sqlite:///{file.with_name(SERVICE.file_name)}"
+    return Database.open(place, create=True, tables=SERVICE)
+
+
+def check_exposure(store: Database, host: str) -> bool:
+    """Tell whether this machine may ask without a key: where there is none, on loopback.
+
+    Raises
+    ------
+    GalleryError
+        When the service would listen beyond this machine, and there is no valid key.
+    """
+    now = now_us()
+    valid = [
+        key
+        for key in list_keys(store)
+        if key.revoked_at is None and (key.expires_at is None or to_us(key.expires_at) > now)
+    ]
+    if not valid and not is_loopback(host):
+        raise GalleryError(
+            f"{host} is reached from other machines, and there is no key: make one first, "
+            "binet keys create NAME --role admin"
+        )
+    return not valid
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether an address is reached from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

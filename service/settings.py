@@ -1,0 +1,39 @@
+"""What the service is told when it starts."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from model.files import DEFAULT_WEIGHTS
+
+
+class Settings(BaseModel):
+    """Settings of one service."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: A folder, sqlite:///FILE or postgresql+psycopg://...
+    gallery: str = "gallery"
+    #: Checkpoint folder; queries are encoded with it, and it must be the gallery's.
+    weights: Path = DEFAULT_WEIGHTS
+    device: str = "cpu"
+    #: Whoever asks from this machine needs no key; for trying out, never beyond loopback.
+    allow_local: bool = False
+    #: Every search has to say why.
+    require_reason: bool = False
+    #: Of one request, pictures and all.
+    body_bytes: Annotated[int, Field(gt=0)] = 32 << 20
+    #: Of one picture, read from its header.
+    pixels: Annotated[int, Field(gt=0)] = 50_000_000
+    #: Pictures in one request.
+    pictures: Annotated[int, Field(gt=0)] = 16
+    #: Requests of one key, in the words of the `limits` package.
+    rate: str = "600/minute"
+    #: Most results of one search.
+    most_results: Annotated[int, Field(gt=0)] = 1000
+    #: Crops that are embedded together, and requests that wait for the network, at most.
+    batch: Annotated[int, Field(gt=0)] = 16
+    queue: Annotated[int, Field(gt=0)] = 64
+    #: Seconds after which the network counts as hanging.
+    hang_s: Annotated[float, Field(gt=0)] = 30.0

@@ -1,0 +1,110 @@
+"""Everything that the requests of one service share."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from queue import SimpleQueue
+
+from indexer.errors import EncoderError
+from indexer.gallery import Gallery
+from indexer.media import MediaReader
+from service.encoder import Encoder, EncoderWorker, WorkerLimits, WorkerState
+from service.keys import Key
+from service.limits import RateLimit
+from service.serving import open_store
+from service.settings import Settings
+
+#: Frames that are cut from their sources at the same time.
+_READERS = 2
+
+
+class Service:
+    """The gallery, the encoder worker, keys and audit of a service.
+
+    Parameters
+    ----------
+    settings
+        What it was told.
+    load
+        Makes the encoder; None loads the weights of the settings.
+    """
+
+    def __init__(self, settings: Settings, load: Callable[[], Encoder] | None = None) -> None:
+        self.settings = settings
+        self.gallery = Gallery.open(settings.gallery)
+        try:
+            self.store = open_store(settings.gallery, self.gallery)
+        except BaseException:
+            self.gallery.close()
+            raise
+        self.rate = RateLimit(settings.rate)
+        limits = WorkerLimits(batch=settings.batch, queue=settings.queue, hang_s=settings.hang_s)
+        self.worker = EncoderWorker(load or self._load, limits)
+        self._readers: SimpleQueue[MediaReader] = SimpleQueue()
+        for _ in range(_READERS):
+            self._readers.put(MediaReader(self.gallery))
+        self._loading: threading.Thread | None = None
+        self._problem: str | None = "the index is being loaded"
+
+    def start(self) -> None:
+        """Load index and network, in the background."""
+        self.worker.start()
+        self._loading = threading.Thread(target=self._load_index, name="index", daemon=True)
+        self._loading.start()
+
+    def stop(self) -> None:
+        """Answer what was accepted, then close everything."""
+        self.worker.stop()
+        if self._loading is not None:
+            self._loading.join()
+        self.close()
+
+    def close(self) -> None:
+        """Close pictures and databases; for a service that was not started, too."""
+        while not self._readers.empty():
+            self._readers.get().close()
+        self.store.close()
+        self.gallery.close()
+
+    def problem(self) -> str | None:
+        """Return why searches cannot be answered now; None when they can."""
+        state = self.worker.state
+        if state != WorkerState.READY:
+            return self.worker.reason or f"the encoder is {state}"
+        if self._problem is None:
+            encoder, active = self.worker.encoder, self.gallery.view().encoder
+            own = None if encoder is None else (encoder.weights_sha256, encoder.preprocess_sha256)
+            if own != (active.weights_sha256, active.preprocess_sha256):
+                return "the gallery is of other weights than the service: start it with those"
+        return self._problem
+
+    def scope(self, key: Key) -> frozenset[int] | None:
+        """Return the ids of the cameras that a key may know of; None for all."""
+        if key.cameras is None:
+            return None
+        known = self.gallery.cameras()
+        return frozenset(known[name] for name in key.cameras if name in known)
+
+    @contextmanager
+    def media(self) -> Iterator[MediaReader]:
+        """Lend a reader of pictures; whoever comes when all are lent waits."""
+        reader = self._readers.get()
+        try:
+            yield reader
+        finally:
+            self._readers.put(reader)
+
+    def _load(self) -> Encoder:
+        from indexer.branch import NetworkBranch
+
+        return NetworkBranch.load(self.settings.weights, self.settings.device)
+
+    def _load_index(self) -> None:
+        try:
+            self.gallery.view()
+        except EncoderError:
+            self._problem = "the gallery is empty: index something into it"
+        except Exception as error:
+            self._problem = f"the index cannot be loaded: {error}"
+        else:
+            self._problem = None
