@@ -10,9 +10,10 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 
-from service import admin, frames, problems, searching
+from service import admin, frames, jobs, problems, searching
 from service.documents import PREFIX
 from service.encoder import Encoder
+from service.index_jobs import Run
 from service.limits import BodyLimit
 from service.metrics import Metrics
 from service.problems import Problem
@@ -40,7 +41,11 @@ class Health(BaseModel):
     detail: str | None = None
 
 
-def create_app(settings: Settings, load: Callable[[], Encoder] | None = None) -> FastAPI:
+def create_app(
+    settings: Settings,
+    load: Callable[[], Encoder] | None = None,
+    run_job: Run | None = None,
+) -> FastAPI:
     """Make the app; its gallery is opened here, and loaded when it starts.
 
     Parameters
@@ -49,13 +54,15 @@ def create_app(settings: Settings, load: Callable[[], Encoder] | None = None) ->
         What it is told.
     load
         Makes the encoder; None loads the weights of the settings.
+    run_job
+        Runs an index job; None starts a process for each.
 
     Raises
     ------
     GalleryError
         When there is no gallery.
     """
-    service = Service(settings, load)
+    service = Service(settings, load, run_job)
     metrics = Metrics(service)
 
     @asynccontextmanager
@@ -92,7 +99,7 @@ def create_app(settings: Settings, load: Callable[[], Encoder] | None = None) ->
         return response
 
     app.add_middleware(BodyLimit, most_bytes=settings.body_bytes)
-    for router in (searching.router, frames.router, admin.router):
+    for router in (searching.router, frames.router, jobs.router, admin.router):
         app.include_router(router, responses=_PROBLEMS)
 
     @app.get("/livez", tags=["health"])

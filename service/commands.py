@@ -25,6 +25,13 @@ def serve(
     ] = DEFAULT_WEIGHTS,
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at.")] = 8000,
+    root: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="DIR",
+            help="A folder that index jobs may take sources from; may be given several times.",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="What the network runs on: cpu, cuda.")] = "cpu",
     require_reason: Annotated[
         bool, typer.Option("--require-reason", help="Refuse searches that do not say why.")
@@ -53,6 +60,7 @@ def serve(
         gallery=gallery_url,
         weights=weights,
         device=device,
+        roots=tuple(root or ()),
         allow_local=allow_local,
         require_reason=require_reason,
         rate=rate,

@@ -18,6 +18,10 @@ class Settings(BaseModel):
     #: Checkpoint folder; queries are encoded with it, and it must be the gallery's.
     weights: Path = DEFAULT_WEIGHTS
     device: str = "cpu"
+    #: Folders that index jobs may take their sources from; none without any.
+    roots: tuple[Path, ...] = ()
+    #: Seconds between looks at what other processes have put into the gallery.
+    follow_s: Annotated[float, Field(gt=0)] = 1.0
     #: Whoever asks from this machine needs no key; for trying out, never beyond loopback.
     allow_local: bool = False
     #: Every search has to say why.

@@ -1,5 +1,6 @@
 """Everything that the requests of one service share."""
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,10 +10,13 @@ from indexer.errors import EncoderError
 from indexer.gallery import Gallery
 from indexer.media import MediaReader
 from service.encoder import Encoder, EncoderWorker, WorkerLimits, WorkerState
+from service.index_jobs import IndexJobs, Run
 from service.keys import Key
 from service.limits import RateLimit
 from service.serving import open_store
 from service.settings import Settings
+
+_log = logging.getLogger(__name__)
 
 #: Frames that are cut from their sources at the same time.
 _READERS = 2
@@ -27,9 +31,16 @@ class Service:
         What it was told.
     load
         Makes the encoder; None loads the weights of the settings.
+    run_job
+        Runs an index job; None starts a process for each.
     """
 
-    def __init__(self, settings: Settings, load: Callable[[], Encoder] | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        load: Callable[[], Encoder] | None = None,
+        run_job: Run | None = None,
+    ) -> None:
         self.settings = settings
         self.gallery = Gallery.open(settings.gallery)
         try:
@@ -43,6 +54,8 @@ class Service:
         self._readers: SimpleQueue[MediaReader] = SimpleQueue()
         for _ in range(_READERS):
             self._readers.put(MediaReader(self.gallery))
+        self.jobs = IndexJobs(settings.gallery, self.gallery, run_job)
+        self._ended, self._loaded = threading.Event(), threading.Event()
         self._loading: threading.Thread | None = None
         self._problem: str | None = "the index is being loaded"
 
@@ -51,9 +64,12 @@ class Service:
         self.worker.start()
         self._loading = threading.Thread(target=self._load_index, name="index", daemon=True)
         self._loading.start()
+        self.jobs.start()
 
     def stop(self) -> None:
         """Answer what was accepted, then close everything."""
+        self._ended.set()
+        self.jobs.stop()
         self.worker.stop()
         if self._loading is not None:
             self._loading.join()
@@ -65,6 +81,12 @@ class Service:
             self._readers.get().close()
         self.store.close()
         self.gallery.close()
+
+    def wait_until_ready(self, timeout_s: float) -> bool:
+        """Wait until index and network are loaded; return whether searches can be answered."""
+        self._loaded.wait(timeout_s)
+        self.worker.wait_until_ready(timeout_s)
+        return self.problem() is None
 
     def problem(self) -> str | None:
         """Return why searches cannot be answered now; None when they can."""
@@ -100,11 +122,17 @@ class Service:
         return NetworkBranch.load(self.settings.weights, self.settings.device)
 
     def _load_index(self) -> None:
-        try:
-            self.gallery.view()
-        except EncoderError:
-            self._problem = "the gallery is empty: index something into it"
-        except Exception as error:
-            self._problem = f"the index cannot be loaded: {error}"
-        else:
-            self._problem = None
+        """Load the index, then follow what other processes put into the gallery."""
+        while True:
+            try:
+                self.gallery.refresh()
+            except EncoderError:
+                self._problem = "the gallery is empty: index something into it"
+            except Exception as error:
+                _log.exception("The index cannot be brought up to date")
+                self._problem = f"the index cannot be loaded: {type(error).__name__}"
+            else:
+                self._problem = None
+            self._loaded.set()
+            if self._ended.wait(self.settings.follow_s):
+                return

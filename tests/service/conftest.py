@@ -74,16 +74,20 @@ def start(folder: Path) -> Iterator[Start]:
     """Starts a service on the gallery; settings may be given."""
     with ExitStack() as stack:
 
-        def call(encoder: Any = None, client: tuple[str, int] = LOOPBACK, **settings: Any) -> Any:
+        def call(
+            encoder: Any = None,
+            client: tuple[str, int] = LOOPBACK,
+            run_job: Any = None,
+            **settings: Any,
+        ) -> Any:
             load = encoder or FakeEncoder
-            app = create_app(Settings(gallery=str(folder), **settings), load)
+            app = create_app(Settings(gallery=str(folder), **settings), load, run_job)
             made = stack.enter_context(
                 TestClient(app, client=client, raise_server_exceptions=False)
             )
             service = service_in(app)
             assert service.worker.wait_until_ready(10)
-            assert service._loading is not None
-            service._loading.join(10)
+            assert service._loaded.wait(10)
             return made
 
         yield call

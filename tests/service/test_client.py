@@ -31,9 +31,7 @@ def served(folder: Path) -> Iterator[tuple[str, str]]:
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     assert service.worker.wait_until_ready(20)
-    while service._loading is None:
-        threading.Event().wait(0.01)
-    service._loading.join(20)
+    assert service._loaded.wait(20)
     yield f"http://127.0.0.1:{listening.getsockname()[1]}", secret
     server.should_exit = True
     thread.join(20)

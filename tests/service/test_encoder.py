@@ -218,8 +218,7 @@ def test_ready_only_after_the_weights_and_the_warm_up(folder: Path) -> None:
         gate.set()
         assert service.worker.wait_until_ready(PATIENCE_S)
         assert asked == [1]  # the warm-up
-        assert service._loading is not None
-        service._loading.join(PATIENCE_S)
+        assert service._loaded.wait(PATIENCE_S)
         assert client.get("/readyz").json() == {"status": "ready", "detail": None}
         assert ask(client, crop(1))["results"]
 
