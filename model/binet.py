@@ -112,13 +112,10 @@ class BINet(Branches, PyTorchModelHubMixin, library_name="binet"):
         roi_maps = self.align(maps, sampled.boxes_xyxy)
         patch_maps = self.instance_maps(self._patches(images, sampled, positive, crops))
         # Both branches pass the head together: BatchNorm, where it is trained, sees one batch.
-        features, instance = torch.split(
-            self.head_features(torch.cat([roi_maps, patch_maps.to(roi_maps.dtype)])),
-            [len(roi_maps), len(patch_maps)],
-        )
-        losses |= self.roi_stage.losses(
-            self.predictor.score(features), self.predictor.box(features), sampled
-        )
+        head_maps, both = self.head_outputs(torch.cat([roi_maps, patch_maps.to(roi_maps.dtype)]))
+        features, instance = torch.split(both, [len(roi_maps), len(patch_maps)])
+        scores, deltas = self.detect_rois(head_maps[: len(roi_maps)], features)
+        losses |= self.roi_stage.losses(scores, deltas, sampled)
 
         pids = sampled.pids[positive]
         search = features[positive]  # f_s [N, F]
@@ -280,10 +277,11 @@ class BINet(Branches, PyTorchModelHubMixin, library_name="binet"):
         images, sizes = self.normalise([scene.pixels for scene in scenes])
         maps = self.trunk_maps(images)
         proposals, _ = self.propose(images, maps, sizes)
-        features = self.head_features(self.align(maps, proposals))
+        head_maps, features = self.head_outputs(self.align(maps, proposals))
         counts = [len(boxes) for boxes in proposals]
-        scores = torch.split(self.predictor.score(features), counts)
-        deltas = torch.split(self.predictor.box(features), counts)
+        scores, deltas = (
+            torch.split(output, counts) for output in self.detect_rois(head_maps, features)
+        )
         detections = []
         for scene, size, p, s, d, f in zip(
             scenes, sizes, proposals, scores, deltas, torch.split(features, counts), strict=True

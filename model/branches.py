@@ -44,7 +44,12 @@ class Branches(nn.Module):
         self.head: nn.Module = backbone.head
         self.rpn = build_rpn(config, backbone.trunk_channels)
         self.roi_stage = RoIStage(config)
-        self.predictor = Predictor(backbone.feature_dim, config.embedding_dim, config.embedding_std)
+        self.predictor = Predictor(
+            backbone.feature_dim,
+            backbone.feature_dim * (_head_cells(config) if config.detection_from == "map" else 1),
+            config.embedding_dim,
+            config.embedding_std,
+        )
         self.feature_dim = backbone.feature_dim
         self.trunk_channels = backbone.trunk_channels
         #: Which of "trunk", "rpn" and "head" compute in bfloat16; the outputs are always float32.
@@ -146,11 +151,32 @@ class Branches(nn.Module):
 
     def head_features(self, roi_maps: Tensor) -> Tensor:
         """RoI maps [N, C, 14, 6] -> features f [N, F], float32."""
+        return self.head_outputs(roi_maps)[1]
+
+    def head_outputs(self, roi_maps: Tensor) -> tuple[Tensor, Tensor]:
+        """RoI maps [N, C, 14, 6] -> the head's maps [N, F, 7, 3] and, pooled, features f [N, F]."""
         if len(roi_maps) == 0:
-            return roi_maps.new_zeros(0, self.feature_dim, dtype=torch.float32)
+            height, width = (-(-side // 2) for side in roi_maps.shape[-2:])
+            none = roi_maps.new_zeros(0, self.feature_dim, height, width, dtype=torch.float32)
+            return none, none[:, :, 0, 0]
+        return self.through_head(roi_maps)
+
+    def through_head(self, roi_maps: Tensor) -> tuple[Tensor, Tensor]:
+        """As `head_outputs`, where there is a RoI."""
+        layers = dict(self.head.named_children())
+        before = list(layers).index("pool")
+        maps = features = roi_maps
         with self._autocast("head"):
-            features: Tensor = self.head(roi_maps)
-        return features.float()
+            for number, layer in enumerate(layers.values()):
+                features = layer(features)
+                if number == before - 1:
+                    maps = features
+        return maps, features.float()
+
+    def detect_rois(self, head_maps: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Head's maps and features f of RoIs -> logits [N, 2] and box output [N, 4]."""
+        of = head_maps.flatten(1).float() if self.config.detection_from == "map" else features
+        return self.predictor.score(of), self.predictor.box(of)
 
     def _autocast(self, part: str) -> AbstractContextManager[None]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=part in self.bfloat16_parts)
@@ -174,6 +200,12 @@ class Branches(nn.Module):
                 whole = patch.new_tensor([[0, 0, width, height]])
                 roi_maps.append(self.align(self.trunk_maps(padded[None]), [whole]))
             return torch.cat(roi_maps)
+
+
+def _head_cells(config: BINetConfig) -> int:
+    """Cells of the head's map: its stride is 2."""
+    height, width = config.roi_size
+    return -(-height // 2) * -(-width // 2)
 
 
 @contextmanager

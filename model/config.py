@@ -122,6 +122,10 @@ class BINetConfig(BaseModel):
     score_threshold: Fraction = 0.5
     detection_nms_iou: Fraction = 0.4
 
+    #: What scores and boxes are computed from. `pooled`: the feature f, as in the paper. `map`: the
+    #: head's map before it is pooled; ours, for small networks, whose pooled features hardly tell
+    #: where in its box a person is (docs/weights.md).
+    detection_from: Literal["pooled", "map"] = "pooled"
     #: Which branch embeds the people whom `detect` finds. `search`: the paper's. `instance`: each
     #: is cut from the picture itself and embedded as a crop query is; ours, for small networks and
     #: small people, of whom a map of stride 16 shows little.

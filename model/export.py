@@ -46,11 +46,12 @@ class SearchGraph(nn.Module):
         height, width = pixels.shape[-2:]
         maps = network.trunk_maps(_padded(network, pixels))
         proposals = self._proposals(maps, (height, width))
-        features = network.head(network.align(maps, [proposals]))
+        head_maps, features = network.through_head(network.align(maps, [proposals]))
+        scores, deltas = network.detect_rois(head_maps, features)
         boxes, scores, keep = network.roi_stage.decode(
             proposals,
-            network.predictor.box(features),
-            network.predictor.score(features),
+            deltas,
+            scores,
             (height, width),
             score_threshold,
         )

@@ -103,10 +103,12 @@ def build_rpn(config: BINetConfig, channels: int) -> RegionProposalNetwork:
 class Predictor(nn.Module):
     """The three outputs on a feature f (sec. 3.1): person or background, box, embedding."""
 
-    def __init__(self, feature_dim: int, embedding_dim: int, embedding_std: float) -> None:
+    def __init__(
+        self, feature_dim: int, detection_dim: int, embedding_dim: int, embedding_std: float
+    ) -> None:
         super().__init__()
-        self.score = nn.Linear(feature_dim, 2)
-        self.box = nn.Linear(feature_dim, 4)
+        self.score = nn.Linear(detection_dim, 2)
+        self.box = nn.Linear(detection_dim, 4)
         self.embedding = nn.Linear(feature_dim, embedding_dim)
         stds = ((self.score, 0.01), (self.box, 0.001), (self.embedding, embedding_std))
         for layer, std in stds:

@@ -180,8 +180,8 @@ class Candidate:
             results["rois"] = network.align(results["maps"], [self.boxes])
 
         def head() -> None:
-            features = network.head_features(results["rois"])
-            network.predictor.score(features), network.predictor.box(features)
+            head_maps, features = network.head_outputs(results["rois"])
+            network.detect_rois(head_maps, features)
             network.predictor.embed(features)
 
         self.times["trunk"].append(seconds(trunk))

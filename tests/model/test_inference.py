@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from model import BINet, Detections, InferenceOptions, Picture, Scene, optimise
 from model.cropping import cut
-from tests.conftest import random_picture, small_network
+from tests.conftest import random_picture, random_targets, small_network
 
 
 def assert_same(one: Detections, other: Detections, atol: float = 1e-4) -> None:
@@ -110,6 +110,26 @@ def test_embed_boxes_is_what_detect_pools_at_a_proposal() -> None:
     assert len(detections) > 3
     embeddings = network.embed_boxes(picture, detections.boxes_xyxy)
     np.testing.assert_allclose(embeddings, detections.embeddings, atol=1e-3)
+
+
+def test_scores_and_boxes_from_the_map_before_it_is_pooled() -> None:
+    """Weights that give each cell its share of the pooled ones' give the same people."""
+    pooled, ours = small_network(), small_network(detection_from="map")
+    state = pooled.state_dict()
+    for name in ("predictor.score.weight", "predictor.box.weight"):
+        cells = 7 * 3
+        shared = state[name][:, :, None].expand(-1, -1, cells) / cells
+        state[name] = shared.reshape(len(shared), -1)
+    ours.load_state_dict(state)
+    scenes = [random_picture(240, 320), random_picture(90, 200, seed=1)]
+    for one, other in zip(pooled.detect(scenes), ours.detect(scenes), strict=True):
+        assert_same(one, other)
+    ours.train()
+    prepared = [ours.preprocessing.scene(scene) for scene in scenes]
+    losses = ours(prepared, [random_targets([0, 1]), random_targets([2], seed=1)])
+    losses["roi_box"].backward()
+    assert ours.predictor.box.weight.grad is not None
+    assert bool(ours.predictor.box.weight.grad.any())
 
 
 def test_people_are_embedded_as_crops_where_the_configuration_says_so() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from indexer.branch import NetworkBranch
 from indexer.gallery import Gallery
 from indexer.index_command import IndexRequest
 from indexer.indexing import index_sources
@@ -165,7 +166,7 @@ def test_a_job_runs_in_a_process_of_its_own(start: Start, archive: Path, folder:
 def test_the_process_runs_what_was_queued(
     folder: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index_process.NetworkBranch, "load", lambda *_: FakeBranch())
+    monkeypatch.setattr(NetworkBranch, "load", lambda *_: FakeBranch())
     request = IndexRequest([str(archive / "gate")], weights="none", camera="gate")
     with Gallery.open(folder) as gallery, gallery.database.write() as connection:
         job = create_job(connection, "index", vars(request))
