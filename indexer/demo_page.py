@@ -84,7 +84,8 @@ def _timeline(own: Appearance | None, similar: Sequence[Appearance]) -> Image.Im
         draw.text((2, top), f"{camera}: {length:.0f} s", fill=LIGHT, font=font)
         top += _BAR_HEIGHT
         draw.rectangle((0, top, _WIDTH - 1, top + _BAR_HEIGHT), fill="#303030")
-        for rank, one in enumerate(everyone, 0 if own else 1):
+        # The best are drawn last, on top of what lasts at the same time.
+        for rank, one in reversed(list(enumerate(everyone, 0 if own else 1))):
             if one.camera != camera:
                 continue
             left, right = (
@@ -170,7 +171,7 @@ def _html_timeline(own: Appearance | None, similar: Sequence[Appearance]) -> lis
     lines = []
     for camera in dict.fromkeys(one.camera for one in everyone):
         lines.append(f'<div>{escape(camera)}, {length:.0f} s</div><div class="track">')
-        for rank, one in enumerate(everyone, 0 if own else 1):
+        for rank, one in reversed(list(enumerate(everyone, 0 if own else 1))):
             if one.camera == camera:
                 left = 100 * (one.begin - begin).total_seconds() / length
                 width = 100 * (one.end - one.begin).total_seconds() / length

@@ -83,7 +83,9 @@ def set_weights(network: BINet, seed: int = 0, keep_backbone: bool = False) -> N
         _spread(rpn.bbox_pred, rpn.bbox_pred(hidden).movedim(1, -1), 0.2)
         corners = torch.from_numpy(rng.uniform(0, 64, (40, 2)))
         boxes = torch.cat([corners, corners + torch.tensor([24, 56])], dim=1).float()
-        features = network.head_features(network.align(maps, [boxes]))
+        head_maps, features = network.head_outputs(network.align(maps, [boxes]))
+        if network.config.detection_from == "map":
+            features = head_maps.flatten(1)
         for layer, spread in ((network.predictor.score, 2.0), (network.predictor.box, 0.3)):
             _spread(layer, layer(features), spread)
 
