@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -38,9 +39,12 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         queue_size=2,
         score_threshold=0.1,
         rpn_post_nms_test=10,
+        # As the repository's own: a person's own crop is embedded as it was in the gallery.
+        gallery_branch="instance",
         preprocessing=PreprocessingConfig(min_side=64, max_side=128),
     )
     folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
     save(create(config, backbone_weights="random")[0], folder)
     return folder
 
