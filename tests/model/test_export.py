@@ -172,14 +172,14 @@ def test_refused_export_leaves_no_file_and_keeps_an_older_one(
 def test_near_tie_is_replaced_once_but_not_always(
     network: BINet, search_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    detect, calls = network.detect, []
+    search, calls = network.search_people, []
 
     def without_the_last(*args: Any, **options: Any) -> list[Detections]:
         calls.append(args)
-        found = detect(*args, **options)
+        found = search(*args, **options)
         return [d[:-1] for d in found] if len(calls) in unlucky else found
 
-    monkeypatch.setattr(network, "detect", without_the_last)
+    monkeypatch.setattr(network, "search_people", without_the_last)
     unlucky = range(1, 2)
     compare_search(network, search_file)
     assert len(calls) == 4
