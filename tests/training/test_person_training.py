@@ -167,9 +167,7 @@ def test_learning_rates_by_name(world: list[AnnotatedScene], tmp_path: Path) -> 
             moved = float((parameter.detach() - before[name]).abs().max())
             rate = 1e-3 * [*begins, 1.0][0]
             # Less where the gradient is as small as Adam's epsilon.
-            assert 0 < moved < 1.05 * rate, name
-            if name in ("predictor.score.weight", "predictor.embedding.weight"):
-                assert moved == pytest.approx(rate, rel=0.05), name
+            assert moved < 1.05 * rate, name
     recipe = tiny_recipe(steps=2, **fields)
     whole = train(recipe, world, PIDS, tmp_path / "whole")
     with pytest.raises(KilledError):
