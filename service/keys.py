@@ -42,6 +42,11 @@ class Key:
         """Who it is in the audit."""
         return f"key {self.id} ({self.name})"
 
+    def is_valid(self, at_us: int) -> bool:
+        """Tell whether it is neither revoked nor expired at a time."""
+        unexpired = self.expires_at is None or to_us(self.expires_at) > at_us
+        return self.revoked_at is None and unexpired
+
     def may(self, role: Role) -> bool:
         """Tell whether it may do what a role may."""
         roles = list(Role)
@@ -142,8 +147,7 @@ def find_key(database: Database, secret: str) -> Key | None:
     if found is None:
         return None
     key = next(key for key in list_keys(database) if key.id == found)
-    valid = key.revoked_at is None and (key.expires_at is None or to_us(key.expires_at) > now)
-    return key if valid else None
+    return key if key.is_valid(now) else None
 
 
 def _digest(secret: str) -> str:

@@ -4,7 +4,6 @@ from ipaddress import ip_address
 
 from indexer.database import Database, now_us
 from indexer.errors import GalleryError
-from indexer.filters import to_us
 from indexer.gallery import Gallery
 from service.keys import list_keys
 from service.schema import SERVICE
@@ -32,11 +31,7 @@ def check_exposure(store: Database, host: str) -> bool:
         When the service would listen beyond this machine, and there is no valid key.
     """
     now = now_us()
-    valid = [
-        key
-        for key in list_keys(store)
-        if key.revoked_at is None and (key.expires_at is None or to_us(key.expires_at) > now)
-    ]
+    valid = any(key.is_valid(now) for key in list_keys(store))
     if not valid and not is_loopback(host):
         raise GalleryError(
             f"{host} is reached from other machines, and there is no key: make one first, "

@@ -82,12 +82,6 @@ class Service:
         self.store.close()
         self.gallery.close()
 
-    def wait_until_ready(self, timeout_s: float) -> bool:
-        """Wait until index and network are loaded; return whether searches can be answered."""
-        self._loaded.wait(timeout_s)
-        self.worker.wait_until_ready(timeout_s)
-        return self.problem() is None
-
     def problem(self) -> str | None:
         """Return why searches cannot be answered now; None when they can."""
         state = self.worker.state
