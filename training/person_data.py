@@ -2,7 +2,8 @@
 
 `python -m training.person_data DATA OUT` writes `OUT/scenes` (the neutral format), `OUT/market` and
 `OUT/cuhk03` to train on, and `OUT/market-held-out` to validate with. Pictures of scenes stay where
-they are. For research and evaluation only; what is held out, and why, is in docs/weights.md.
+they are, and `OUT/pasted` holds new ones. For research and evaluation only; what is held out, and
+why, is in docs/weights.md.
 """
 
 import csv
@@ -11,6 +12,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from training.datasets.crops import PERSON_COLUMN
 from training.datasets.dataset import Dataset, relabel
 from training.datasets.neutral import write_coco
 from training.errors import DatasetError
+from training.pasted import coco_cut_outs, penn_fudan_cut_outs, write_pasted
 
 SOURCES = ("coco_val2017_person", "coco_small", "pennfudan", "prw_c6s1")
 CROPS = ("market1501_train", "cuhk03")
@@ -31,6 +34,8 @@ PRW_SHARE = 0.5
 PRW_CAMERA = 6
 #: So many of Market-1501's people, the last ones, are kept for validation.
 MARKET_HELD_OUT = 100
+#: Scenes with pasted people, on empty pictures and on the frames of PRW that are trained on.
+PASTED = 700
 #: People of PRW who are not in Market-1501 are numbered from here.
 OTHER_PEOPLE = 100_000
 
@@ -49,7 +54,9 @@ class Summary:
     held_out_crops: int
 
 
-def write_person_data(data: Path, out: Path, *, held_out: int = MARKET_HELD_OUT) -> Summary:
+def write_person_data(
+    data: Path, out: Path, *, held_out: int = MARKET_HELD_OUT, pasted: int = PASTED
+) -> Summary:
     """Write the training data of the recipe `cpu-person`.
 
     Parameters
@@ -60,6 +67,8 @@ def write_person_data(data: Path, out: Path, *, held_out: int = MARKET_HELD_OUT)
         A new folder.
     held_out
         People of Market-1501 to keep for validation.
+    pasted
+        Scenes with pasted people to make.
 
     Raises
     ------
@@ -75,10 +84,12 @@ def write_person_data(data: Path, out: Path, *, held_out: int = MARKET_HELD_OUT)
     last = set(sorted({int(row["id"]) for row in rows})[-held_out:] if held_out else [])
     prw, later_people = _prw(data, last)
     scenes = [*_coco(data), *_penn_fudan(data), *prw]
+    scenes += _pasted(data, out / "pasted", scenes, prw, pasted)
     train, pid_of = relabel(scenes)
     (out / "scenes").mkdir(parents=True)
     dataset = Dataset("coco", out / "scenes", train, [], pid_of)
-    write_coco(dataset, out / "scenes", image_root=str(data.resolve()))
+    own = {scene.path: str(scene.path.resolve()) for scene in scenes if out in scene.path.parents}
+    write_coco(dataset, out / "scenes", image_root=str(data.resolve()), file_names=own)
 
     kept = [row for row in rows if int(row["id"]) not in last | later_people]
     for row in kept:
@@ -149,6 +160,19 @@ def _prw(data: Path, held_out: set[int]) -> tuple[list[AnnotatedScene], set[int]
     ]
     later = {_market(row["person"]) for path in paths[cut:] for row in by_name[path.name]}
     return scenes, {number for number in later if number is not None}
+
+
+def _pasted(
+    data: Path, out: Path, scenes: list[AnnotatedScene], prw: list[AnnotatedScene], count: int
+) -> list[AnnotatedScene]:
+    """Paste people on pictures without any and, by turns, on PRW's frames."""
+    people = [*coco_cut_outs(data / "coco_small"), *penn_fudan_cut_outs(data / "pennfudan")]
+    empty = [s for s in scenes if not len(s) and not len(s.ignored_xyxy)]
+    frames = [scene for scene in prw if len(scene)]
+    turns = [scene for pair in zip_longest(empty, frames) for scene in pair if scene is not None]
+    if not people or not turns:
+        return []
+    return write_pasted(people, turns, out, count)
 
 
 def _market(person: str) -> int | None:

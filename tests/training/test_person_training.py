@@ -281,7 +281,12 @@ def developers_data(root: Path) -> Path:
         picture(root / f"coco_small/images/{name}.jpg")
     boxes = ["crowd.jpg,1,1,10,30,0", "crowd.jpg,1,1,50,30,1"]
     write_rows(root / "coco_small/gt.csv", "image,x,y,w,h,iscrowd", boxes)
+    none = {"images": [], "annotations": [], "categories": []}
+    (root / "coco_small/person_instances.json").write_text(json.dumps(none))
     picture(root / "pennfudan/images/p.jpg")
+    mask = root / "pennfudan/masks/p.png"
+    mask.parent.mkdir()
+    Image.new("L", (60, 40), 1).save(mask)
     write_rows(root / "pennfudan/gt.csv", "image,x,y,w,h,mask_value", ["p.jpg,1,1,10,30,1"])
     people = [("m0002", "m0003"), ("prw7", ""), ("m0004", "m0009"), ("m0005", "m0003")]
     boxes = []
