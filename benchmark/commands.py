@@ -172,6 +172,7 @@ def local(
     names: Annotated[
         str | None, typer.Option(metavar="NAMES", help="Some of them: pets09_s2l1,prw_mini.")
     ] = None,
+    query: Query = None,
     boxes: Boxes = "detected",
     branch: Branch = "search",
     det_threshold: Threshold = 0.5,
@@ -188,6 +189,7 @@ def local(
     from training.datasets.opening import open_dataset
 
     options = RunOptions(
+        query=query,
         boxes=boxes,
         branch=branch,
         rules=SearchRules(det_threshold),
