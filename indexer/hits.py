@@ -1,6 +1,6 @@
 """What SQL knows of the boxes that the index found."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, bindparam, select
@@ -42,15 +42,25 @@ def read_hits(
         None when one of the boxes, or of those that the query names, is not there any more.
     """
     boxes = ids.tolist()
-    wanted = sorted({*boxes, *named})
-    rows = {
-        row[0]: row
-        for chunk in chunks(wanted)
-        for row in connection.execute(_OF_BOXES, {"boxes": chunk})
-    }
+    wanted = {*boxes, *named}
+    rows = _rows(connection, wanted)
     if len(rows) < len(wanted):
         return None
     return [_hit(rows[box], score) for box, score in zip(boxes, scores.tolist(), strict=True)]
+
+
+def hits_still_there(connection: Connection, scores: Mapping[int, float]) -> dict[int, Hit]:
+    """Make hits of boxes and their scores, without those that were deleted."""
+    rows = _rows(connection, scores)
+    return {box: _hit(rows[box], score) for box, score in scores.items() if box in rows}
+
+
+def _rows(connection: Connection, boxes: Collection[int]) -> dict[int, Row[Any]]:
+    return {
+        row[0]: row
+        for chunk in chunks(sorted(boxes))
+        for row in connection.execute(_OF_BOXES, {"boxes": chunk})
+    }
 
 
 def _hit(row: Row[Any], score: float) -> Hit:

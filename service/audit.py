@@ -88,6 +88,22 @@ def entries(database: Database, limit: int = 100, before: int | None = None) -> 
         return [_entry(row) for row in connection.execute(query)]
 
 
+def rows_about(database: Database, case: str, caller: str | None = None) -> list[dict[str, Any]]:
+    """Return the rows of a case as they were hashed, with their hashes; one caller's, where given.
+
+    A row's hash is the SHA-256 of its other fields as JSON with sorted keys.
+    """
+    query = select(schema.audit).order_by(schema.audit.c.id)
+    if caller is not None:
+        query = query.where(schema.audit.c.caller == caller)
+    with database.read() as connection:
+        return [
+            dict(row._mapping)
+            for row in connection.execute(query.execution_options(yield_per=1000))
+            if json.loads(row.detail).get("case") == case
+        ]
+
+
 def verify(database: Database) -> Verified:
     """Compute all hashes again."""
     rows, previous = 0, START

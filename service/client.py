@@ -26,6 +26,7 @@ from service.documents import (
     SearchDocument,
     StatsDocument,
 )
+from service.review_documents import CaseDocument, CaseSummary
 from service.schema import Role
 
 Picture = str | Path | bytes
@@ -123,13 +124,45 @@ class Client:
         """Return a person cut out of their frame, as JPEG."""
         return self._ask("GET", f"/boxes/{box_id}/crop")
 
+    def create_case(self, name: str) -> CaseDocument:
+        """Make a case."""
+        return self._document(CaseDocument, self._send("/cases", {"name": name}))
+
+    def cases(self) -> list[CaseSummary]:
+        """List the cases."""
+        return TypeAdapter(list[CaseSummary]).validate_json(self._ask("GET", "/cases"))
+
+    def case(self, case_id: int) -> CaseDocument:
+        """Describe a case and what is in it."""
+        return self._document(CaseDocument, self._ask("GET", f"/cases/{case_id}"))
+
+    def propose(
+        self, case_id: int, box_id: int, audit_id: int | None = None, note: str | None = None
+    ) -> CaseDocument:
+        """Put a result into a case; with the audit's number of the search that found it."""
+        body = {"box_id": box_id, "audit_id": audit_id, "note": note}
+        return self._document(CaseDocument, self._send(f"/cases/{case_id}/reviews", body))
+
+    def confirm(self, case_id: int, box_id: int, note: str | None = None) -> CaseDocument:
+        """Agree with a result of a case."""
+        path = f"/cases/{case_id}/reviews/{box_id}/confirm"
+        return self._document(CaseDocument, self._send(path, {"note": note}))
+
+    def reject(self, case_id: int, box_id: int, note: str | None = None) -> CaseDocument:
+        """Disagree with a result of a case."""
+        path = f"/cases/{case_id}/reviews/{box_id}/reject"
+        return self._document(CaseDocument, self._send(path, {"note": note}))
+
+    def export_case(self, case_id: int) -> bytes:
+        """Return a case as a ZIP file: pictures, JSON, hashes, the audit's rows."""
+        return self._ask("GET", f"/cases/{case_id}/export")
+
     def create_key(
         self, name: str, role: Role = Role.VIEWER, cameras: Sequence[str] | None = None
     ) -> NewKeyDocument:
         """Make a key; its secret is in the answer, and nowhere else."""
         wanted = {"name": name, "role": role, "cameras": cameras}
-        body = json.dumps(wanted).encode()
-        return self._document(NewKeyDocument, self._ask("POST", "/keys", body, "application/json"))
+        return self._document(NewKeyDocument, self._send("/keys", wanted))
 
     def list_keys(self) -> list[KeyDocument]:
         """List all keys."""
@@ -142,6 +175,9 @@ class Client:
     @staticmethod
     def _document(kind: type[_Document], data: bytes) -> _Document:
         return kind.model_validate_json(data)
+
+    def _send(self, path: str, body: dict[str, Any]) -> bytes:
+        return self._ask("POST", path, json.dumps(body).encode(), "application/json")
 
     def _ask(
         self, method: str, path: str, body: bytes | None = None, kind: str | None = None

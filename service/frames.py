@@ -129,7 +129,7 @@ def frame_image(
 ) -> Response:
     """Return a frame's picture, with boxes on it where they are asked for."""
     _frame(service, key, frame_id)
-    boxes = [_box(service, key, box_id) for box_id in draw]
+    boxes = [box_within(service, key, box_id) for box_id in draw]
     if any(box.frame_id != frame_id for box in boxes):
         raise ProblemError(404, "One of the boxes is not in this frame")
     with service.media() as media:
@@ -143,7 +143,7 @@ def frame_image(
 @router.get("/boxes/{box_id}/crop", response_class=Response, responses=_JPEG)
 def crop(service: ServiceHere, key: Viewer, box_id: int) -> Response:
     """Return a person, cut out of their frame."""
-    _box(service, key, box_id)
+    box_within(service, key, box_id)
     with service.media() as media:
         return _jpeg(media.crop(box_id))
 
@@ -205,7 +205,8 @@ def _frame(service: Service, key: Key, frame_id: int) -> Row[Any]:
     return row
 
 
-def _box(service: Service, key: Key, box_id: int) -> Row[Any]:
+def box_within(service: Service, key: Key, box_id: int) -> Row[Any]:
+    """Return a box's row; what is outside the scope and what does not exist look the same."""
     query = select(schema.box).where(schema.box.c.id == box_id)
     scope = service.scope(key)
     if scope is not None:
@@ -241,10 +242,13 @@ def _found(row: Row[Any]) -> FoundFrame:
     )
 
 
-def _jpeg(picture: Image.Image) -> Response:
+def as_jpeg(picture: Image.Image) -> bytes:
     """Encode a picture anew: nothing that the original file said about itself is in it."""
     file = io.BytesIO()
     picture.convert("RGB").save(file, "JPEG", quality=90)
-    return Response(
-        file.getvalue(), media_type="image/jpeg", headers={"Cache-Control": "private, no-store"}
-    )
+    return file.getvalue()
+
+
+def _jpeg(picture: Image.Image) -> Response:
+    headers = {"Cache-Control": "private, no-store"}
+    return Response(as_jpeg(picture), media_type="image/jpeg", headers=headers)

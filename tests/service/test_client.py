@@ -3,6 +3,7 @@
 import io
 import socket
 import threading
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,6 +79,24 @@ def test_the_client_searches_looks_and_makes_keys(served: tuple[str, str], tmp_p
     admin.revoke_key(made.id)
     with pytest.raises(ServiceError, match="not valid"):
         desk.cameras()
+
+
+def test_the_client_reviews(served: tuple[str, str]) -> None:
+    address, secret = served
+    one = Client(address, secret)
+    two = Client(address, one.create_key("second", Role.VIEWER).secret)
+    case = one.create_case("theft")
+    found = one.search([png(1)], k=2, case="theft")
+    first, other = (result.box_id for result in found.results)
+    for box in (first, other):
+        assert one.propose(case.id, box, found.audit_id, "look").reviews[-1].box_id == box
+    one.confirm(case.id, first)
+    assert two.confirm(case.id, first).reviews[0].state == "confirmed"
+    assert two.reject(case.id, other, "no").reviews[1].note == "no"
+    assert two.cases()[0].counts == {"confirmed": 1, "rejected": 1}
+    assert two.case(case.id).reviews[0].score == pytest.approx(found.results[0].score, abs=1e-4)
+    with zipfile.ZipFile(io.BytesIO(two.export_case(case.id))) as archive:
+        assert archive.testzip() is None
 
 
 def test_what_cannot_be_asked(served: tuple[str, str]) -> None:
