@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 
-from service import admin, frames, jobs, problems, review, searching
+from service import admin, frames, jobs, pages, problems, review, searching
 from service.documents import PREFIX
 from service.encoder import Encoder
 from service.index_jobs import Run
@@ -99,6 +99,7 @@ def create_app(
         return response
 
     app.add_middleware(BodyLimit, most_bytes=settings.body_bytes)
+    app.include_router(pages.router)
     for router in (searching.router, frames.router, review.router, jobs.router, admin.router):
         app.include_router(router, responses=_PROBLEMS)
 

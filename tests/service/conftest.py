@@ -1,17 +1,24 @@
 """A service over a small gallery of real picture files, with an encoder that needs no network."""
 
 import hashlib
+import socket
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from indexer.decode_protocol import Pixels
+from indexer.gallery import Gallery
+from indexer.index_command import IndexRequest
+from indexer.indexing import index_sources
+from indexer.jobs import read_job
 from indexer.media_store import Box
 from model.detections import Detections, FloatArray
 from service.app import create_app
@@ -91,6 +98,37 @@ def start(folder: Path) -> Iterator[Start]:
             return made
 
         yield call
+
+
+def run_here(folder: Path, job_id: int) -> None:
+    """Run a job with a network that is none, in the service's own process."""
+    with Gallery.open(folder) as gallery:
+        with gallery.database.read() as connection:
+            request = IndexRequest(**read_job(connection, job_id).request)
+        index_sources(
+            gallery, FakeBranch(), request.sources, request.options(),
+            request=vars(request), job_id=job_id,
+        )  # fmt: skip
+
+
+@contextmanager
+def serving(folder: Path, run_job: Any = None, **settings: Any) -> Iterator[tuple[str, Service]]:
+    """Serve a gallery on a socket of this machine; gives its address."""
+    app = create_app(Settings(gallery=str(folder), **settings), FakeEncoder, run_job)
+    service = service_in(app)
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on"))
+    thread = threading.Thread(target=server.run, args=([listening],))
+    thread.start()
+    try:
+        assert service.worker.wait_until_ready(20)
+        assert service._loaded.wait(20)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}", service
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        listening.close()
 
 
 def service_in(app: FastAPI) -> Service:

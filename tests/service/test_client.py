@@ -1,42 +1,25 @@
 """The client against the service itself, on a socket of this machine."""
 
 import io
-import socket
-import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import uvicorn
 from PIL import Image
 
-from service.app import create_app
 from service.client import Client, ServiceError
 from service.keys import create_key
 from service.schema import Role
-from service.settings import Settings
-from tests.service.conftest import FakeEncoder, service_in
+from tests.service.conftest import serving
 from tests.service.test_search import png
 
 
 @pytest.fixture
 def served(folder: Path) -> Iterator[tuple[str, str]]:
     """Address of a service, and an administrator's secret."""
-    app = create_app(Settings(gallery=str(folder)), FakeEncoder)
-    service = service_in(app)
-    _, secret = create_key(service.store, "admin", Role.ADMIN)
-    listening = socket.socket()
-    listening.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on"))
-    thread = threading.Thread(target=server.run, args=([listening],))
-    thread.start()
-    assert service.worker.wait_until_ready(20)
-    assert service._loaded.wait(20)
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}", secret
-    server.should_exit = True
-    thread.join(20)
-    listening.close()
+    with serving(folder) as (address, service):
+        yield address, create_key(service.store, "admin", Role.ADMIN)[1]
 
 
 def test_the_client_searches_looks_and_makes_keys(served: tuple[str, str], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from fastapi.testclient import TestClient
 from indexer.branch import NetworkBranch
 from indexer.gallery import Gallery
 from indexer.index_command import IndexRequest
-from indexer.indexing import index_sources
 from indexer.jobs import create_job, read_job
 from indexer.schema import JobState
 from service import index_process
@@ -21,7 +21,7 @@ from service.index_jobs import source_below
 from service.schema import Role
 from tests.indexer.archives_made import make_picture
 from tests.indexer.fake_branch import FakeBranch
-from tests.service.conftest import Start, service_of
+from tests.service.conftest import Start, run_here, service_of
 from tests.service.test_access import with_key
 from tests.service.test_search import ask, crop
 
@@ -42,18 +42,7 @@ def archive(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run_job(folder: Path) -> Callable[[int], None]:
-    """Runs a job with a network that is none, in the service's own process."""
-
-    def run(job_id: int) -> None:
-        with Gallery.open(folder) as gallery:
-            with gallery.database.read() as connection:
-                request = IndexRequest(**read_job(connection, job_id).request)
-            index_sources(
-                gallery, FakeBranch(), request.sources, request.options(),
-                request=vars(request), job_id=job_id,
-            )  # fmt: skip
-
-    return run
+    return partial(run_here, folder)
 
 
 def follow(client: TestClient, job_id: int, headers: Any = None) -> list[dict[str, Any]]:
