@@ -114,8 +114,9 @@ class BINet(Branches, PyTorchModelHubMixin, library_name="binet"):
         # Both branches pass the head together: BatchNorm, where it is trained, sees one batch.
         head_maps, both = self.head_outputs(torch.cat([roi_maps, patch_maps.to(roi_maps.dtype)]))
         features, instance = torch.split(both, [len(roi_maps), len(patch_maps)])
-        scores, deltas = self.detect_rois(head_maps[: len(roi_maps)], features)
-        losses |= self.roi_stage.losses(scores, deltas, sampled)
+        if self.config.detection_from != "rpn":
+            scores, deltas = self.detect_rois(head_maps[: len(roi_maps)], features)
+            losses |= self.roi_stage.losses(scores, deltas, sampled)
 
         pids = sampled.pids[positive]
         search = features[positive]  # f_s [N, F]
@@ -276,25 +277,45 @@ class BINet(Branches, PyTorchModelHubMixin, library_name="binet"):
         """Search branch alone, on prepared scenes of one size; see `detect`."""
         images, sizes = self.normalise([scene.pixels for scene in scenes])
         maps = self.trunk_maps(images)
+        found = self._found(images, maps, sizes, threshold)
+        counts = [len(boxes) for boxes, _, _ in found]
+        embeddings = torch.split(
+            self.predictor.embed(torch.cat([features for _, _, features in found])), counts
+        )
+        return [
+            Detections(
+                boxes_xyxy=(boxes / scene.scale.to(boxes.device)).cpu().numpy(),
+                scores=scores.cpu().numpy(),
+                embeddings=embedded.cpu().numpy(),
+            )
+            for scene, (boxes, scores, _), embedded in zip(scenes, found, embeddings, strict=True)
+        ]
+
+    def _found(
+        self, images: Tensor, maps: Tensor, sizes: list[tuple[int, int]], threshold: float
+    ) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Boxes [M, 4], scores [M] and features [M, F] of the people of each scene."""
+        if self.config.detection_from == "rpn":
+            kept = [
+                self.roi_stage.select(boxes, scores, threshold)[:2]
+                for boxes, scores in zip(*self.propose_scored(images, maps, sizes), strict=True)
+            ]
+            of_people = self.head_features(self.align(maps, [boxes for boxes, _ in kept]))
+            parts = torch.split(of_people, [len(boxes) for boxes, _ in kept])
+            return [(*one, part) for one, part in zip(kept, parts, strict=True)]
         proposals, _ = self.propose(images, maps, sizes)
         head_maps, features = self.head_outputs(self.align(maps, proposals))
         counts = [len(boxes) for boxes in proposals]
         scores, deltas = (
             torch.split(output, counts) for output in self.detect_rois(head_maps, features)
         )
-        detections = []
-        for scene, size, p, s, d, f in zip(
-            scenes, sizes, proposals, scores, deltas, torch.split(features, counts), strict=True
+        found = []
+        for size, p, s, d, f in zip(
+            sizes, proposals, scores, deltas, torch.split(features, counts), strict=True
         ):
             boxes, score, keep = self.roi_stage.decode(p, d, s, size, threshold)
-            detections.append(
-                Detections(
-                    boxes_xyxy=(boxes / scene.scale.to(boxes.device)).cpu().numpy(),
-                    scores=score.cpu().numpy(),
-                    embeddings=self.predictor.embed(f[keep]).cpu().numpy(),
-                )
-            )
-        return detections
+            found.append((boxes, score, f[keep]))
+        return found
 
     def _embedded_as_crops(
         self, scenes: list[Scene], detections: list[Detections]

@@ -50,6 +50,10 @@ class Branches(nn.Module):
             config.embedding_dim,
             config.embedding_std,
         )
+        if config.detection_from == "rpn":
+            # The RPN is the detector: these two have nothing to say, and learn nothing.
+            self.predictor.score.requires_grad_(False)
+            self.predictor.box.requires_grad_(False)
         self.feature_dim = backbone.feature_dim
         self.trunk_channels = backbone.trunk_channels
         #: Which of "trunk", "rpn" and "head" compute in bfloat16; the outputs are always float32.
@@ -126,6 +130,13 @@ class Branches(nn.Module):
             {"loss_objectness": "rpn_objectness", "loss_rpn_box_reg": "rpn_box"}[name]: value
             for name, value in losses.items()
         }
+
+    def propose_scored(
+        self, images: Tensor, maps: Tensor, sizes: list[tuple[int, int]]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """RPN at inference: proposals [n, 4] of each scene, and their scores [n]."""
+        with self._autocast("rpn"):
+            return self.rpn.scored(ImageList(images, sizes), maps)
 
     def trunk_maps(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] -> maps [B, C, H/16, W/16]."""

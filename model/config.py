@@ -105,6 +105,12 @@ class BINetConfig(BaseModel):
     anchor_sizes: tuple[Positive, ...] = (32, 64, 128, 256, 512)
     #: Height over width.
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    #: Convolutions of the RPN before its outputs.
+    rpn_convs: Positive = 1
+    #: `sampled`: `rpn_batch_per_scene` anchors of each scene, as in Faster R-CNN. `focal`: all of
+    #: them by the focal loss (https://arxiv.org/abs/1708.02002), over the number of positives;
+    #: ours, for an RPN that is the detector.
+    rpn_loss: Literal["sampled", "focal"] = "sampled"
     rpn_foreground_iou: Fraction = 0.7
     rpn_background_iou: Fraction = 0.3
     rpn_batch_per_scene: Positive = 256
@@ -124,8 +130,10 @@ class BINetConfig(BaseModel):
 
     #: What scores and boxes are computed from. `pooled`: the feature f, as in the paper. `map`: the
     #: head's map before it is pooled; ours, for small networks, whose pooled features hardly tell
-    #: where in its box a person is (docs/weights.md).
-    detection_from: Literal["pooled", "map"] = "pooled"
+    #: where in its box a person is. `rpn`: scores and boxes of the RPN are the people, as in a
+    #: detector of one stage; ours, for small networks, whose head can learn people or boxes but
+    #: hardly both (docs/weights.md).
+    detection_from: Literal["pooled", "map", "rpn"] = "pooled"
     #: Which branch embeds the people whom `detect` finds. `search`: the paper's. `instance`: each
     #: is cut from the picture itself and embedded as a crop query is; ours, for small networks and
     #: small people, of whom a map of stride 16 shows little.

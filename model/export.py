@@ -45,7 +45,11 @@ class SearchGraph(nn.Module):
         network = self.network
         height, width = pixels.shape[-2:]
         maps = network.trunk_maps(_padded(network, pixels))
-        proposals = self._proposals(maps, (height, width))
+        proposals, objectness = self._proposals(maps, (height, width))
+        if network.config.detection_from == "rpn":
+            boxes, scores, _ = network.roi_stage.select(proposals, objectness, score_threshold)
+            features = network.through_head(network.align(maps, [boxes]))[1]
+            return boxes, scores, network.predictor.embed(features)
         head_maps, features = network.through_head(network.align(maps, [proposals]))
         scores, deltas = network.detect_rois(head_maps, features)
         boxes, scores, keep = network.roi_stage.decode(
@@ -57,8 +61,8 @@ class SearchGraph(nn.Module):
         )
         return boxes, scores, network.predictor.embed(features[keep])
 
-    def _proposals(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
-        """Repeat torchvision's RPN for one scene and one map: [n, 4], best first."""
+    def _proposals(self, maps: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Repeat torchvision's RPN for one scene and one map: [n, 4] and [n], best first."""
         rpn = self.network.rpn
         (objectness,), (deltas,) = rpn.head([maps])
         objectness = objectness.permute(0, 2, 3, 1).reshape(-1)
@@ -71,8 +75,8 @@ class SearchGraph(nn.Module):
         boxes = clip_boxes_to_image(boxes, size)
         keep = remove_small_boxes(boxes, rpn.min_size)
         boxes, scores = boxes[keep], objectness[keep].sigmoid()
-        kept: Tensor = boxes[nms(boxes, scores, rpn.nms_thresh)[: rpn.post_nms_top_n()]]
-        return kept
+        kept = nms(boxes, scores, rpn.nms_thresh)[: rpn.post_nms_top_n()]
+        return boxes[kept], scores[kept]
 
 
 class CropGraph(nn.Module):

@@ -11,9 +11,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import box_area, box_iou, clip_boxes_to_image, nms, remove_small_boxes
+from torchvision.models.detection.rpn import (
+    RegionProposalNetwork,
+    RPNHead,
+    concat_box_prediction_layers,
+)
+from torchvision.ops import (
+    box_area,
+    box_iou,
+    clip_boxes_to_image,
+    nms,
+    remove_small_boxes,
+    sigmoid_focal_loss,
+)
 
 from model.config import BINetConfig
 
@@ -61,7 +73,43 @@ class Float32RPNHead(RPNHead):  # type: ignore[misc]  # torchvision has no types
 
 
 class IgnoringRPN(RegionProposalNetwork):  # type: ignore[misc]  # torchvision has no types
-    """torchvision's RPN, to which anchors on ignored boxes are neither person nor background."""
+    """torchvision's RPN, to which anchors on ignored boxes are neither person nor background.
+
+    It can learn by the focal loss, and tell the scores of its proposals.
+    """
+
+    focal = False
+
+    def compute_loss(
+        self,
+        objectness: Tensor,
+        deltas: Tensor,
+        labels: list[Tensor],
+        regression_targets: list[Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """Give the losses of objectness [N, 1] and deltas [N, 4], for labels as above."""
+        if not self.focal:
+            sampled: tuple[Tensor, Tensor] = super().compute_loss(
+                objectness, deltas, labels, regression_targets
+            )
+            return sampled
+        label, target = torch.cat(labels), torch.cat(regression_targets)
+        counted, positive = label >= 0, label == 1
+        people = max(int(positive.sum()), 1)
+        score = sigmoid_focal_loss(objectness.flatten()[counted], label[counted], reduction="sum")
+        box = F.smooth_l1_loss(deltas[positive], target[positive], beta=1 / 9, reduction="sum")
+        return score / people, box / people
+
+    def scored(self, images: ImageList, maps: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Give each scene's proposals [n, 4], best first, and their scores [n]."""
+        objectness, deltas = self.head([maps])
+        anchors = self.anchor_generator(images, [maps])
+        objectness, deltas = concat_box_prediction_layers(objectness, deltas)
+        proposals = self.box_coder.decode(deltas, anchors).view(len(anchors), -1, 4)
+        found: tuple[list[Tensor], list[Tensor]] = self.filter_proposals(
+            proposals, objectness, images.image_sizes, [len(anchors[0])]
+        )
+        return found
 
     def assign_targets_to_anchors(
         self, anchors: list[Tensor], targets: list[dict[str, Tensor]]
@@ -84,12 +132,12 @@ def on_ignored(boxes_xyxy: Tensor, ignored_xyxy: Tensor) -> Tensor:
     return covered
 
 
-def build_rpn(config: BINetConfig, channels: int) -> RegionProposalNetwork:
+def build_rpn(config: BINetConfig, channels: int) -> IgnoringRPN:
     """Build torchvision's region proposal network on one map of stride 16."""
     anchors = AnchorGenerator((config.anchor_sizes,), (config.anchor_ratios,))
-    return IgnoringRPN(
+    rpn = IgnoringRPN(
         anchors,
-        Float32RPNHead(channels, anchors.num_anchors_per_location()[0]),
+        Float32RPNHead(channels, anchors.num_anchors_per_location()[0], config.rpn_convs),
         fg_iou_thresh=config.rpn_foreground_iou,
         bg_iou_thresh=config.rpn_background_iou,
         batch_size_per_image=config.rpn_batch_per_scene,
@@ -98,6 +146,8 @@ def build_rpn(config: BINetConfig, channels: int) -> RegionProposalNetwork:
         post_nms_top_n={"training": config.rpn_post_nms_train, "testing": config.rpn_post_nms_test},
         nms_thresh=config.rpn_nms_iou,
     )
+    rpn.focal = config.rpn_loss == "focal"
+    return rpn
 
 
 class Predictor(nn.Module):
@@ -224,7 +274,12 @@ class RoIStage(RoIHeads):  # type: ignore[misc]  # torchvision has no types
         """
         boxes = self.box_coder.decode_single(deltas, proposals)
         boxes = clip_boxes_to_image(boxes, size)
-        probability = scores.softmax(dim=1)[:, PERSON]
+        return self.select(boxes, scores.softmax(dim=1)[:, PERSON], threshold)
+
+    def select(
+        self, boxes: Tensor, probability: Tensor, threshold: float | Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Keep the people among boxes [N, 4] with these scores [N]; returns what `decode` does."""
         keep = torch.where(probability > threshold)[0]
         keep = keep[remove_small_boxes(boxes[keep], MIN_BOX_SIDE)]
         keep = keep[nms(boxes[keep], probability[keep], self.nms_thresh)]

@@ -94,3 +94,25 @@ def roi_align(
                         + image_map[:, below, right] * dy * dx
                     ) / ratio**2
     return out
+
+
+def focal_loss(logits: Array, labels: Array, alpha: float = 0.25, gamma: float = 2.0) -> float:
+    """Lin et al., "Focal Loss for Dense Object Detection", Eq. 5, summed, over the positives."""
+    total = 0.0
+    for logit, label in zip(logits, labels, strict=True):
+        if label < 0:
+            continue
+        p = 1 / (1 + np.exp(-logit))
+        p_t, alpha_t = (p, alpha) if label == 1 else (1 - p, 1 - alpha)
+        total += -alpha_t * (1 - p_t) ** gamma * np.log(p_t)
+    return total / max((labels == 1).sum(), 1)
+
+
+def smooth_l1(outputs: Array, targets: Array, labels: Array, beta: float = 1 / 9) -> float:
+    """Fast R-CNN's box loss of the positives, over their number."""
+    total = 0.0
+    for row, target, label in zip(outputs, targets, labels, strict=True):
+        if label == 1:
+            for d in np.abs(row - target):
+                total += 0.5 * d**2 / beta if d < beta else d - 0.5 * beta
+    return total / max((labels == 1).sum(), 1)

@@ -1,13 +1,15 @@
 """Ignored boxes: what may be people there is neither person nor background in training."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from model import Target
-from model.roi import MOST_IGNORED, PERSON, RoIStage, on_ignored
+from model.roi import MOST_IGNORED, PERSON, RoIStage, build_rpn, on_ignored
 from tests.conftest import random_picture, random_targets, small_config, small_network
+from tests.model import oracles
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 20), st.integers(0, 4))
@@ -65,3 +67,20 @@ def test_anchors_on_ignored_boxes_are_not_background() -> None:
     assert not (ignoring == 0).any()
     assert torch.equal(plain == 1, ignoring == 1)
     assert (ignoring == 1).any()
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.booleans())
+def test_the_focal_loss_is_that_of_its_paper(seed: int, anchors: int, nobody: bool) -> None:
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 3, anchors)
+    labels = rng.integers(-1, 1 if nobody else 2, anchors).astype(float)
+    outputs, targets = rng.normal(0, 1, (2, anchors, 4))
+    rpn = build_rpn(small_config(rpn_loss="focal"), 8)
+    score, box = rpn.compute_loss(
+        torch.from_numpy(logits)[:, None],
+        torch.from_numpy(outputs),
+        list(torch.from_numpy(labels).split(5)),
+        list(torch.from_numpy(targets).split(5)),
+    )
+    assert score.item() == pytest.approx(oracles.focal_loss(logits, labels), rel=1e-6)
+    assert box.item() == pytest.approx(oracles.smooth_l1(outputs, targets, labels), rel=1e-6)

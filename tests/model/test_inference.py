@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from pydantic import ValidationError
+from torchvision.ops import box_iou
 
 from model import BINet, Detections, InferenceOptions, Picture, Scene, optimise
 from model.cropping import cut
@@ -130,6 +131,48 @@ def test_scores_and_boxes_from_the_map_before_it_is_pooled() -> None:
     losses["roi_box"].backward()
     assert ours.predictor.box.weight.grad is not None
     assert bool(ours.predictor.box.weight.grad.any())
+
+
+def test_the_rpn_alone_finds_people_where_the_configuration_says_so() -> None:
+    """They are its proposals, less those below the threshold and those covered by better ones."""
+    network = small_network(detection_from="rpn", rpn_convs=2, rpn_post_nms_test=50)
+    scenes = [random_picture(240, 320), random_picture(240, 320, seed=1)]
+    prepared = [network.preprocessing.scene(scene) for scene in scenes]
+    images, sizes = network.normalise([scene.pixels for scene in prepared])
+    with torch.inference_mode():
+        proposals, scores = network.propose_scored(images, network.trunk_maps(images), sizes)
+        same, _ = network.propose(images, network.trunk_maps(images), sizes)
+    threshold = float(scores[0].median())
+    found = network.detect(scenes, threshold)
+    for scene, boxes, plain, score, people in zip(
+        prepared, proposals, same, scores, found, strict=True
+    ):
+        torch.testing.assert_close(boxes, plain)
+        kept: list[int] = []
+        for i in range(len(boxes)):
+            if score[i] <= threshold:
+                continue
+            others = torch.stack([boxes[j] for j in kept]) if kept else boxes[:0]
+            if not (box_iou(boxes[i : i + 1], others) > network.config.detection_nms_iou).any():
+                kept.append(i)
+        assert 0 < len(kept) < len(boxes)
+        np.testing.assert_allclose(people.scores, score[kept], rtol=1e-6)
+        expected = boxes[kept] / scene.scale
+        np.testing.assert_allclose(people.boxes_xyxy, expected, rtol=1e-5)
+    at_boxes = network.embed_boxes(scenes[0], found[0].boxes_xyxy)
+    np.testing.assert_allclose(found[0].embeddings, at_boxes, atol=1e-4)
+
+
+def test_an_rpn_that_is_the_detector_learns_alone() -> None:
+    network = small_network(detection_from="rpn").train()
+    prepared = [network.preprocessing.scene(random_picture(128, 128))]
+    losses = network(prepared, [random_targets([0, 1])])
+    assert "roi_score" not in losses
+    assert "roi_box" not in losses
+    torch.stack(list(losses.values())).sum().backward()
+    for name, parameter in network.named_parameters():
+        # Every parameter that is trained gets a gradient, or several processes could not.
+        assert (parameter.grad is not None) == parameter.requires_grad, name
 
 
 def test_people_are_embedded_as_crops_where_the_configuration_says_so() -> None:
