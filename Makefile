@@ -6,6 +6,7 @@ PYTHON ?= python3
 SOURCE ?= $(firstword $(wildcard ../shared/data/pets09_s2l1/vtest.avi))
 QUERY ?=
 WEIGHTS ?=
+SERVE ?=
 OUT ?= demo
 BACKBONE ?= download
 ABLATION ?= runs/ablation
@@ -26,13 +27,13 @@ export SOURCE QUERY WEIGHTS OUT BACKBONE ABLATION SMOKE
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' Makefile
 	@echo
-	@echo 'Variables: SOURCE=FILE, QUERY=CROP, WEIGHTS=FOLDER and OUT=FOLDER (demo),'
+	@echo 'Variables: SOURCE=FILE, QUERY=CROP, WEIGHTS=FOLDER, OUT=FOLDER and SERVE=1 (demo),'
 	@echo '           BACKBONE=FILE and ABLATION=FOLDER (ablation), SMOKE=FOLDER (benchmark-smoke),'
 	@echo '           PYTHON=python3'
 
-demo: $(RUN) ## Index a video, find a person again; SOURCE=FILE QUERY=CROP, results in OUT=demo
+demo: $(RUN) ## Index a video, find a person again; SOURCE=FILE QUERY=CROP, results in OUT=demo; SERVE=1 goes on with the page
 	@$(BIN)/binet demo --out "$$OUT" $(if $(QUERY),--query "$$QUERY") \
-		$(if $(WEIGHTS),--weights "$$WEIGHTS") $(if $(SOURCE),-- "$$SOURCE")
+		$(if $(WEIGHTS),--weights "$$WEIGHTS") $(if $(SERVE),--serve) $(if $(SOURCE),-- "$$SOURCE")
 
 ablation: $(DEV) ## Train the paper's systems on drawn worlds and compare them (hours; resumable)
 	$(BIN)/binet ablation --out "$$ABLATION" --backbone "$$BACKBONE"

@@ -50,6 +50,9 @@ def demo(
     fps: Annotated[
         float, typer.Option(min=0.01, help="Frames per second of a video to look at.")
     ] = 5.0,
+    serve_it: Annotated[
+        bool, typer.Option("--serve", help="Go on with the service and its page, on this machine.")
+    ] = False,
 ) -> None:
     """Index a video, ask for one person, and write a picture and a page with the answer."""
     from indexer.demo import facts, run_demo
@@ -74,6 +77,8 @@ def demo(
         f"next:    binet search --crop {done.query} --gallery {done.gallery} --weights {weights}\n"
         "         make demo SOURCE=my.mp4 QUERY=crop.jpg"
     )
+    if serve_it:
+        serve(str(done.gallery), weights)
 
 
 def _drawn_world(out: Path) -> Path:

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 
-from service import admin, frames, jobs, pages, problems, review, searching
+from service import admin, frames, jobs, logs, pages, problems, review, searching
 from service.documents import PREFIX
 from service.encoder import Encoder
 from service.index_jobs import Run
@@ -89,13 +89,16 @@ def create_app(
         request: Request, answer: Callable[[Request], Awaitable[Response]]
     ) -> Response:
         begun = time.perf_counter()
+        logs.request_id.set(number := uuid.uuid4().hex)
         response = await answer(request)
         route = request.scope.get("route")
         path = getattr(route, "path", "unknown")
-        metrics.observe(request.method, path, response.status_code, time.perf_counter() - begun)
+        what = (request.method, path, response.status_code, time.perf_counter() - begun)
+        metrics.observe(*what)
+        logs.answered(*what)
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)
-        response.headers["X-Request-Id"] = uuid.uuid4().hex
+        response.headers["X-Request-Id"] = number
         return response
 
     app.add_middleware(BodyLimit, most_bytes=settings.body_bytes)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -42,6 +42,9 @@ def serve(
     queue: Annotated[
         int, typer.Option(min=1, help="Requests that wait for the network; more are refused.")
     ] = 64,
+    log: Annotated[
+        Literal["text", "json"], typer.Option(help="How the log is written, to stderr.")
+    ] = "text",
 ) -> None:
     """Answer searches over HTTP.
 
@@ -50,6 +53,7 @@ def serve(
     """
     import uvicorn
 
+    from service import logs
     from service.app import create_app
     from service.serving import check_exposure
     from service.settings import Settings
@@ -66,11 +70,12 @@ def serve(
         rate=rate,
         queue=queue,
     )
+    logs.configure(log)
     app = create_app(settings)
     if allow_local:
         typer.secho("no keys: whoever is on this machine may ask everything", fg="yellow", err=True)
     typer.echo(f"listening at http://{host}:{port}/ (end with Ctrl-C)", err=True)
-    uvicorn.run(app, host=host, port=port, log_level="warning", server_header=False)
+    uvicorn.run(app, host=host, port=port, log_config=None, access_log=False, server_header=False)
 
 
 @keys.command("create")

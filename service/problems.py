@@ -86,7 +86,7 @@ def install(app: FastAPI) -> None:
     async def _mendable(_: Request, error: BINetError) -> JSONResponse:
         status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
         if status == 500:
-            _log.error("%s", error)
+            _log.error("Unexpected %s", type(error).__name__, exc_info=error)
             return problem(500, "The service could not do this; its log says why")
         return problem(status, str(error))
 
