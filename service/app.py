@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 
-from service import admin, frames, jobs, logs, pages, problems, review, searching
+from service import admin, frames, jobs, logs, pages, problems, retention, review, searching
 from service.documents import PREFIX
 from service.encoder import Encoder
 from service.index_jobs import Run
@@ -103,7 +103,14 @@ def create_app(
 
     app.add_middleware(BodyLimit, most_bytes=settings.body_bytes)
     app.include_router(pages.router)
-    for router in (searching.router, frames.router, review.router, jobs.router, admin.router):
+    for router in (
+        searching.router,
+        frames.router,
+        review.router,
+        retention.router,
+        jobs.router,
+        admin.router,
+    ):
         app.include_router(router, responses=_PROBLEMS)
 
     @app.get("/livez", tags=["health"])

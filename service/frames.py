@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import APIRouter, Query, Response
 from PIL import Image
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from sqlalchemy import ColumnElement, Row, func, select, true
 
 from indexer import schema
@@ -52,6 +52,18 @@ class FrameWithBoxes(FrameDocument):
     boxes: list[BoxDocument]
 
 
+class SourceDocument(BaseModel):
+    """A video or picture, in one version of its content."""
+
+    id: int
+    name: str = Field(description="Of the file, without where it is.")
+    camera: str
+    kind: str
+    version: int
+    state: str
+    frames: int
+
+
 class DeletedDocument(BaseModel):
     """What was deleted, and what a hold has kept."""
 
@@ -67,6 +79,43 @@ def cameras(service: ServiceHere, key: Viewer) -> list[CameraDocument]:
     return [CameraDocument(id=camera, name=name) for name, camera in sorted(known.items())]
 
 
+@router.get("/sources")
+def sources(
+    service: ServiceHere,
+    key: Viewer,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: Annotated[int, Query(ge=0, lt=2**63, description="Sources behind this id.")] = 0,
+) -> list[SourceDocument]:
+    """List the sources that the key may know of, by id: videos, and each picture for itself."""
+    source, frame = schema.source.c, schema.frame.c
+    query = (
+        select(schema.source, schema.camera.c.name.label("camera"), func.count(frame.id).label("n"))
+        .join(schema.camera, schema.camera.c.id == source.camera_id)
+        .outerjoin(schema.frame, frame.source_id == source.id)
+        .where(source.id > after)
+        .group_by(*schema.source.c, schema.camera.c.name)
+        .order_by(source.id)
+        .limit(limit)
+    )
+    scope = service.scope(key)
+    if scope is not None:
+        query = query.where(source.camera_id.in_(scope))
+    with service.gallery.database.read() as connection:
+        rows = connection.execute(query).all()
+    return [
+        SourceDocument(
+            id=row.id,
+            name=row.uri.rpartition("/")[2],
+            camera=row.camera,
+            kind=row.kind,
+            version=row.version,
+            state=row.state,
+            frames=row.n,
+        )
+        for row in rows
+    ]
+
+
 @router.get("/stats")
 def stats(service: ServiceHere, key: Viewer) -> StatsDocument:
     """Count what the key may know of."""
@@ -78,7 +127,7 @@ def stats(service: ServiceHere, key: Viewer) -> StatsDocument:
 
     counted = func.count()
     with service.gallery.database.read() as connection:
-        sources = select(counted).select_from(schema.source).where(within(source.camera_id))
+        of_sources = select(counted).select_from(schema.source).where(within(source.camera_id))
         frames = (
             select(counted)
             .select_from(schema.frame)
@@ -88,7 +137,7 @@ def stats(service: ServiceHere, key: Viewer) -> StatsDocument:
         boxes = select(counted).select_from(schema.box).where(within(box.camera_id))
         return StatsDocument(
             cameras=len(named_cameras(service, key)),
-            sources=connection.execute(sources).scalar_one(),
+            sources=connection.execute(of_sources).scalar_one(),
             frames=connection.execute(frames).scalar_one(),
             boxes=connection.execute(boxes).scalar_one(),
         )
@@ -97,7 +146,7 @@ def stats(service: ServiceHere, key: Viewer) -> StatsDocument:
 @router.get("/frames/{frame_id}")
 def frame(service: ServiceHere, key: Viewer, frame_id: int) -> FrameWithBoxes:
     """Describe a frame and the people in it."""
-    row = _frame(service, key, frame_id)
+    row = frame_within(service, key, frame_id)
     box, encoder = schema.box.c, schema.encoder.c
     with service.gallery.database.read() as connection:
         people = connection.execute(
@@ -128,7 +177,7 @@ def frame_image(
     draw: Annotated[list[int], Query(description="Boxes to draw on it.", max_length=100)] = [],  # noqa: B006
 ) -> Response:
     """Return a frame's picture, with boxes on it where they are asked for."""
-    _frame(service, key, frame_id)
+    frame_within(service, key, frame_id)
     boxes = [box_within(service, key, box_id) for box_id in draw]
     if any(box.frame_id != frame_id for box in boxes):
         raise ProblemError(404, "One of the boxes is not in this frame")
@@ -172,7 +221,7 @@ def delete_frames(
         of_cameras = allowed.values() if camera else service.scope(key)
         where = Filter(cameras=of_cameras, after=after, before=before)
     for one in frame_id:
-        _frame(service, key, one)
+        frame_within(service, key, one)
     detail: dict[str, Any] = {
         "reason": reason,
         "frame_ids": frame_id,
@@ -187,7 +236,7 @@ def delete_frames(
     )
 
 
-def _frame(service: Service, key: Key, frame_id: int) -> Row[Any]:
+def frame_within(service: Service, key: Key, frame_id: int) -> Row[Any]:
     """Return a frame's row; what is outside the scope and what does not exist look the same."""
     frame, source = schema.frame.c, schema.source.c
     query = (

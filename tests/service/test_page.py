@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, FilePayload, Page, expect, sync_playwright
 
 from indexer.gallery import Gallery
 from service.keys import create_key
@@ -201,7 +201,11 @@ def test_people_of_a_scene_and_a_drawn_box(browser: Browser, folder: Path) -> No
         expect(page.locator("#problem")).to_contain_text("Give a picture")
         page.set_input_files("#file", {"name": "x.png", "mimeType": "image/png", "buffer": b"no"})
         expect(page.locator("#problem")).to_contain_text("no picture that can be shown")
-        scene = {"name": "scene.png", "mimeType": "image/png", "buffer": png(3, (300, 200))}
+        scene: FilePayload = {
+            "name": "scene.png",
+            "mimeType": "image/png",
+            "buffer": png(3, (300, 200)),
+        }
         page.set_input_files("#file", scene)
         expect(page.get_by_label("person 1")).to_be_visible()
         page.locator("#canvas").scroll_into_view_if_needed()
