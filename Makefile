@@ -45,9 +45,12 @@ test: $(DEV) ## Run all tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 nightly: $(DEV) ## Run the crash and damage tests ten times as long as `make test`
-	OMP_NUM_THREADS=1 BINET_KILLS=200 BINET_DAMAGED=5000 BINET_CORRUPTIONS=1000 $(BIN)/pytest \
+	OMP_NUM_THREADS=1 BINET_KILLS=200 BINET_DAMAGED=5000 BINET_CORRUPTIONS=1000 \
+		BINET_PICTURES=10000 BINET_HOSTILE=10000 BINET_EXAMPLES=200 $(BIN)/pytest \
 		--numprocesses auto --dist loadfile tests/indexer/test_crashes.py \
-		tests/indexer/test_hostile_files.py tests/indexer/test_repairing.py
+		tests/indexer/test_hostile_files.py tests/indexer/test_repairing.py \
+		tests/service/test_search.py tests/service/test_lifecycle.py \
+		tests/service/test_schemathesis.py
 
 lint: $(DEV) ## Check style and format
 	$(BIN)/ruff check .

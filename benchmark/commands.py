@@ -245,6 +245,35 @@ def crops(
 
 
 @app.command()
+def calibrate(
+    report: Annotated[Path, typer.Argument(help="A report's folder, of these weights.")],
+    weights: Weights,
+    query: Annotated[
+        Literal["scene", "crop"], typer.Option(help="Similarities of which queries.")
+    ] = "crop",
+) -> None:
+    """Keep with the weights how often a similarity was the same person; the service tells it."""
+    from benchmark.errors import BenchmarkError
+    from benchmark.report import read_report
+    from model.calibration import Calibration, write_calibration
+
+    found = read_report(report)
+    curve = found.calibration.get(query)
+    if curve is None or not curve["similarity"]:
+        known = ", ".join(found.calibration) or "none"
+        raise BenchmarkError(f"{report} has no results of {query} queries; it has: {known}")
+    table = Calibration(
+        weights_sha256=found.network["sha256"],
+        benchmark=found.name,
+        query=query,
+        pairs=curve["pairs"],
+        similarity=curve["similarity"],
+        probability=curve["probability"],
+    )
+    typer.echo(str(write_calibration(weights, table)))
+
+
+@app.command()
 def paper(
     reports: Annotated[
         list[Path] | None, typer.Argument(metavar="[REPORT]...", help="Reports that were measured.")

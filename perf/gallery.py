@@ -56,7 +56,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = options.folder or Path(name) / "gallery"
         if not (folder / "gallery.db").exists():
-            _fill(folder, options.boxes)
+            fill(folder, options.boxes)
         print(f"load {os.getloadavg()[0]:.1f}, {faiss.omp_get_max_threads()} threads of FAISS")
         failed = _measure_opening(folder)
         failed |= _measure_searches(folder)
@@ -100,10 +100,11 @@ class _People:
         ]
 
 
-def _fill(folder: Path, boxes: int) -> None:
+def fill(folder: Path, boxes: int, encoder_of: tuple[str, str] = ("1" * 64, "2" * 64)) -> None:
+    """Write a gallery; the hashes are those of the encoder's weights and preprocessing."""
     people, begun = _People(boxes), time.perf_counter()
     with Gallery.open(folder, create=True) as gallery:
-        encoder = gallery.register_encoder("1" * 64, "2" * 64, DIM)
+        encoder = gallery.register_encoder(*encoder_of, DIM)
         gallery.activate(encoder.id)
         of_camera = boxes // PER_FRAME // CAMERAS
         for number in range(CAMERAS):

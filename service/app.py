@@ -30,7 +30,7 @@ HEADERS = {
 
 _PROBLEMS: dict[int | str, dict[str, object]] = {
     status: {"model": Problem, "content": {problems.MEDIA_TYPE: {}}}
-    for status in (401, 403, 404, 409, 410, 413, 422, 429, 503)
+    for status in (400, 401, 403, 404, 409, 410, 413, 422, 429, 503)
 }
 
 

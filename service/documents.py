@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field
 
 from indexer.grouping import Appearance, FrameGroup
 from indexer.query import FoundFrame, Hit
+from model.calibration import Calibration
 from service.audit import AuditEntry
 from service.keys import Key
 from service.schema import Role
@@ -35,6 +36,11 @@ class ResultDocument(BaseModel):
 
     box_id: int = Field(examples=[90412])
     score: float = Field(description="Similarity, from -1 to 1. Similar, not identified.")
+    same_person: float | None = Field(
+        None,
+        description="Share of the benchmark's results with such a similarity that were the same "
+        "person; see `calibration`. In another gallery it is another share.",
+    )
     box: Box = Field(description="x1, y1, x2, y2 in pixels of the frame.")
     detection_score: float = Field(description="How sure the detector is that this is a person.")
     frame: FrameDocument
@@ -66,6 +72,14 @@ class EncoderDocument(BaseModel):
     index_revision: int
 
 
+class CalibrationDocument(BaseModel):
+    """Where `same_person` comes from."""
+
+    benchmark: str
+    query: str
+    pairs: int
+
+
 class SearchDocument(BaseModel):
     """The answer to a search."""
 
@@ -74,6 +88,10 @@ class SearchDocument(BaseModel):
     encoder: EncoderDocument | None
     took_ms: float
     exact: bool = True
+    calibration: CalibrationDocument | None = Field(
+        default=None,
+        description="null where the weights have none, and for searches with negatives.",
+    )
     people: list[PersonDocument] = Field(
         default=[],
         description="For a scene without a box: who is in it. Ask again with the box of one.",
@@ -141,9 +159,10 @@ def frame_document(frame: FoundFrame) -> FrameDocument:
     )
 
 
-def result_document(hit: Hit) -> ResultDocument:
+def result_document(hit: Hit, calibration: Calibration | None = None) -> ResultDocument:
     """Describe a box."""
     return ResultDocument(
+        same_person=None if calibration is None else float(calibration.share(hit.score)),
         box_id=hit.box_id,
         score=hit.score,
         box=hit.box_xyxy,
@@ -153,7 +172,9 @@ def result_document(hit: Hit) -> ResultDocument:
     )
 
 
-def group_document(group: FrameGroup | Appearance) -> GroupDocument:
+def group_document(
+    group: FrameGroup | Appearance, calibration: Calibration | None = None
+) -> GroupDocument:
     """Describe results that belong together."""
     times = [hit.frame.captured_at for hit in group.hits]
     return GroupDocument(
@@ -161,7 +182,7 @@ def group_document(group: FrameGroup | Appearance) -> GroupDocument:
         camera=group.hits[0].frame.camera,
         begin=min(times),
         end=max(times),
-        results=[result_document(hit) for hit in group.hits],
+        results=[result_document(hit, calibration) for hit in group.hits],
     )
 
 

@@ -20,10 +20,12 @@ from indexer.pictures import decode_picture
 from indexer.query import Query, SearchResult
 from indexer.search_command import parse_box
 from indexer.vector_index import Float32
+from model.calibration import Calibration
 from service.access import ServiceHere, Viewer
 from service.conditions import Conditions, Given, GroupBy, StoredId
 from service.documents import (
     PREFIX,
+    CalibrationDocument,
     EncoderDocument,
     GroupDocument,
     PersonDocument,
@@ -154,7 +156,10 @@ async def _answer(
     result = await run_in_threadpool(service.gallery.search, query, given.k, wanted)
     least = given.min_score
     hits = [hit for hit in result.hits if least is None or hit.score >= least]
-    groups = await run_in_threadpool(_groups, service.gallery, hits, given.group_by)
+    # With negatives a score is no similarity any more.
+    plain = not (query.negative_boxes or query.negatives is not None)
+    curve = service.calibration(result.encoder) if plain else None
+    groups = await run_in_threadpool(_groups, service.gallery, hits, given.group_by, curve)
     took_ms = 1e3 * (time.perf_counter() - begun)
     detail = {
         **given.detail(key),
@@ -171,7 +176,14 @@ async def _answer(
         encoder=_encoder(result),
         took_ms=took_ms,
         exact=result.exact,
-        results=[result_document(hit) for hit in hits],
+        calibration=(
+            None
+            if curve is None
+            else CalibrationDocument(
+                benchmark=curve.benchmark, query=curve.query, pairs=curve.pairs
+            )
+        ),
+        results=[result_document(hit, curve) for hit in hits],
         groups=groups,
     )
 
@@ -224,12 +236,14 @@ async def _embedded(service: Service, pictures: Sequence[_Picture]) -> Float32 |
     return np.stack(await asyncio.gather(*waiting)).astype(np.float32)
 
 
-def _groups(gallery: Gallery, hits: Sequence[Any], group_by: GroupBy) -> list[GroupDocument]:
+def _groups(
+    gallery: Gallery, hits: Sequence[Any], group_by: GroupBy, curve: Calibration | None
+) -> list[GroupDocument]:
     if group_by == "frame":
-        return [group_document(group) for group in by_frame(hits)]
+        return [group_document(group, curve) for group in by_frame(hits)]
     if group_by == "appearance":
         embeddings = gallery.embeddings([hit.box_id for hit in hits])
-        return [group_document(group) for group in by_appearance(hits, embeddings)]
+        return [group_document(group, curve) for group in by_appearance(hits, embeddings)]
     return []
 
 

@@ -9,6 +9,8 @@ from queue import SimpleQueue
 from indexer.errors import EncoderError
 from indexer.gallery import Gallery
 from indexer.media import MediaReader
+from indexer.mirror import Encoder as GalleryEncoder
+from model.calibration import Calibration, read_calibration
 from service.encoder import Encoder, EncoderWorker, WorkerLimits, WorkerState
 from service.index_jobs import IndexJobs, Run
 from service.keys import Key
@@ -49,6 +51,7 @@ class Service:
             self.gallery.close()
             raise
         self.rate = RateLimit(settings.rate)
+        self._calibration = read_calibration(settings.weights)
         limits = WorkerLimits(batch=settings.batch, queue=settings.queue, hang_s=settings.hang_s)
         self.worker = EncoderWorker(load or self._load, limits)
         self._readers: SimpleQueue[MediaReader] = SimpleQueue()
@@ -93,6 +96,11 @@ class Service:
             if own != (active.weights_sha256, active.preprocess_sha256):
                 return "the gallery is of other weights than the service: start it with those"
         return self._problem
+
+    def calibration(self, encoder: GalleryEncoder) -> Calibration | None:
+        """Return what similarities of an encoder have meant; None where its weights do not say."""
+        found = self._calibration
+        return found if found and found.weights_sha256 == encoder.weights_sha256 else None
 
     def scope(self, key: Key) -> frozenset[int] | None:
         """Return the ids of the cameras that a key may know of; None for all."""

@@ -90,6 +90,7 @@ function card(group, rank) {
     make("h3", { textContent: `${rank + 1}. ${group.camera}` }),
     make("p", { textContent: when }),
     make("p", { className: "score", textContent: `similar ${group.score.toFixed(2)}` }),
+    best.same_person === null ? null : make("p", { className: "hint", textContent: `${Math.round(100 * best.same_person)} % of such results were the same person in the benchmark` }),
     make("meter", { min: 0, max: 1, value: Math.max(0, group.score), ariaLabel: "similarity" }),
     more ? make("p", { className: "hint", textContent: `and ${more} more` }) : null,
     make("div", { className: "actions" },

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,12 @@ from sqlalchemy import select
 from indexer import schema
 from indexer.filters import Filter
 from indexer.query import Query
+from model.calibration import Calibration
 from service import audit
-from tests.service.conftest import Start, embedding_of, service_of
+from tests.service.conftest import FakeEncoder, Start, embedding_of, service_of
+
+#: Damaged pictures; more in `make nightly`.
+PICTURES = int(os.environ.get("BINET_PICTURES", "1000"))
 
 
 def png(seed: int, size: tuple[int, int] = (24, 48), mode: str = "PNG") -> bytes:
@@ -257,7 +262,7 @@ def test_a_thousand_mutated_pictures(start: Start) -> None:
     rng = np.random.default_rng(0)
     originals = [png(seed, (20, 30), mode) for seed, mode in enumerate(("PNG", "JPEG", "WEBP"))]
     statuses: dict[int, int] = {}
-    for number in range(1000):
+    for number in range(PICTURES):
         data = bytearray(originals[number % 3])
         for _ in range(int(rng.integers(1, 6))):
             kind = rng.integers(3)
@@ -273,3 +278,29 @@ def test_a_thousand_mutated_pictures(start: Start) -> None:
     assert set(statuses) == {200, 422}, statuses
     assert min(statuses.values()) > 50
     assert ask(client, crop(1))["results"]
+
+
+def test_scores_are_told_with_what_they_have_meant(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ask(client, crop(1))["calibration"] is None
+    curve = Calibration(
+        weights_sha256=FakeEncoder.weights_sha256,
+        benchmark="somewhere",
+        query="crop",
+        pairs=100,
+        similarity=[-1.0, 1.0],
+        probability=[0.0, 1.0],
+    )
+    monkeypatch.setattr(service_of(client), "_calibration", curve)
+    found = ask(client, crop(1), group_by="frame")
+    assert found["calibration"] == {"benchmark": "somewhere", "query": "crop", "pairs": 100}
+    for result in [*found["results"], *found["groups"][0]["results"]]:
+        assert result["same_person"] == pytest.approx((result["score"] + 1) / 2)
+    # Less what is like a negative, a score is no similarity.
+    less = ask(client, crop(1), not_box_id=found["results"][0]["box_id"])
+    assert less["calibration"] is None
+    assert less["results"][0]["same_person"] is None
+    other = curve.model_copy(update={"weights_sha256": "f" * 64})
+    monkeypatch.setattr(service_of(client), "_calibration", other)
+    assert ask(client, crop(1))["calibration"] is None
