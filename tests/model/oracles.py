@@ -105,7 +105,7 @@ def focal_loss(logits: Array, labels: Array, alpha: float = 0.25, gamma: float =
         p = 1 / (1 + np.exp(-logit))
         p_t, alpha_t = (p, alpha) if label == 1 else (1 - p, 1 - alpha)
         total += -alpha_t * (1 - p_t) ** gamma * np.log(p_t)
-    return total / max((labels == 1).sum(), 1)
+    return float(total / max((labels == 1).sum(), 1))
 
 
 def smooth_l1(outputs: Array, targets: Array, labels: Array, beta: float = 1 / 9) -> float:
@@ -115,4 +115,4 @@ def smooth_l1(outputs: Array, targets: Array, labels: Array, beta: float = 1 / 9
         if label == 1:
             for d in np.abs(row - target):
                 total += 0.5 * d**2 / beta if d < beta else d - 0.5 * beta
-    return total / max((labels == 1).sum(), 1)
+    return float(total / max((labels == 1).sum(), 1))

@@ -1,5 +1,7 @@
 """Ignored boxes: what may be people there is neither person nor background in training."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -45,7 +47,7 @@ def test_proposals_on_ignored_boxes_are_not_drawn_unless_a_person_is_there() -> 
     assert sorted(sampled.labels.tolist()) == [0, PERSON, PERSON]
 
 
-def test_anchors_on_ignored_boxes_are_not_background() -> None:
+def test_anchors_on_ignored_boxes_are_not_background(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything but the person is ignored: the RPN learns from the person alone."""
     network = small_network().train()
     scene = network.preprocessing.scene(random_picture(120, 130))
@@ -54,12 +56,12 @@ def test_anchors_on_ignored_boxes_are_not_background() -> None:
     seen: list[torch.Tensor] = []
     assign = network.rpn.assign_targets_to_anchors
 
-    def look(*args: object) -> object:
+    def look(*args: Any) -> Any:
         labels, boxes = assign(*args)
         seen.extend(labels)
         return labels, boxes
 
-    network.rpn.assign_targets_to_anchors = look
+    monkeypatch.setattr(network.rpn, "assign_targets_to_anchors", look)
     network([scene], [target])
     network([scene], [{**target, "ignored_xyxy": everywhere}])
     plain, ignoring = seen

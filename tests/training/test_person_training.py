@@ -281,8 +281,8 @@ def developers_data(root: Path) -> Path:
         picture(root / f"coco_small/images/{name}.jpg")
     boxes = ["crowd.jpg,1,1,10,30,0", "crowd.jpg,1,1,50,30,1"]
     write_rows(root / "coco_small/gt.csv", "image,x,y,w,h,iscrowd", boxes)
-    none = {"images": [], "annotations": [], "categories": []}
-    (root / "coco_small/person_instances.json").write_text(json.dumps(none))
+    nobody = '{"images": [], "annotations": [], "categories": []}'
+    (root / "coco_small/person_instances.json").write_text(nobody)
     picture(root / "pennfudan/images/p.jpg")
     mask = root / "pennfudan/masks/p.png"
     mask.parent.mkdir()
