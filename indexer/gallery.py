@@ -230,6 +230,13 @@ class Gallery:
         with self._following:
             return self._follow()
 
+    def behind(self) -> int:
+        """Count the changes in SQL that the view does not show yet."""
+        view = self._view
+        with self.database.read() as connection:
+            last = connection.execute(select(func.max(schema.revision.c.id))).scalar_one()
+        return (last or 0) - (0 if view is None else view.revision)
+
     def save_snapshot(self) -> None:
         """Write the index to disk, for a quick start. Needs a folder: SQLite, that is."""
         view = self.view()

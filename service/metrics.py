@@ -51,6 +51,10 @@ class _State(Collector):
             "binet_queue_depth": ("Requests that wait for the encoder.", stats.waiting),
             "binet_index_boxes": ("Boxes in the loaded index.", gallery.index_boxes),
             "binet_index_bytes": ("Memory of the loaded index.", gallery.index_bytes),
+            "binet_index_behind": (
+                "Changes in the database that the index lacks.",
+                self._service.gallery.behind(),
+            ),
             "binet_gallery_boxes": ("Boxes in the database, of all encoders.", gallery.boxes),
         }
         for name, (text, value) in gauges.items():

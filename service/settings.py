@@ -20,6 +20,9 @@ class Settings(BaseModel):
     device: str = "cpu"
     #: Folders that index jobs may take their sources from; none without any.
     roots: tuple[Path, ...] = ()
+    #: Searches without a filter go through the fast tier, where it is measured to lose next to
+    #: nothing on this gallery; answers say whether they are exact.
+    fast: bool = False
     #: Seconds between looks at what other processes have put into the gallery.
     follow_s: Annotated[float, Field(gt=0)] = 1.0
     #: Whoever asks from this machine needs no key; for trying out, never beyond loopback.

@@ -20,6 +20,9 @@ from service.settings import Settings
 
 _log = logging.getLogger(__name__)
 
+#: The fast tier is built anew when the gallery has grown so much.
+_TIER_GROWTH = 1.1
+
 #: Frames that are cut from their sources at the same time.
 _READERS = 2
 
@@ -125,9 +128,12 @@ class Service:
 
     def _load_index(self) -> None:
         """Load the index, then follow what other processes put into the gallery."""
+        tier_of = 0
         while True:
             try:
-                self.gallery.refresh()
+                boxes = len(self.gallery.refresh())
+                if self.settings.fast and boxes > _TIER_GROWTH * tier_of:
+                    tier_of = self.gallery.build_fast_tier().rows
             except EncoderError:
                 self._problem = "the gallery is empty: index something into it"
             except Exception as error:

@@ -3,6 +3,7 @@
 import hashlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -28,6 +29,7 @@ from tests.indexer.archives_made import make_picture, run_index
 from tests.indexer.fake_branch import DIMENSION, FakeBranch, people_of
 
 LOOPBACK = ("127.0.0.1", 50_000)
+PATIENCE_S = 30.0
 
 
 class FakeEncoder(FakeBranch):
@@ -109,6 +111,15 @@ def run_here(folder: Path, job_id: int) -> None:
             gallery, FakeBranch(), request.sources, request.options(),
             request=vars(request), job_id=job_id,
         )  # fmt: skip
+
+
+def until(happened: Callable[[], bool]) -> None:
+    """Wait for something, as long as one is patient."""
+    end = time.monotonic() + PATIENCE_S
+    waiting = threading.Event()
+    while not happened():
+        assert time.monotonic() < end, "it did not happen"
+        waiting.wait(0.02)
 
 
 @contextmanager

@@ -16,10 +16,9 @@ from indexer.decode_protocol import Pixels
 from model.detections import FloatArray
 from service.app import create_app
 from service.settings import Settings
-from tests.service.conftest import FakeEncoder
+from tests.service.conftest import PATIENCE_S, FakeEncoder
 
 HELD = 9
-PATIENCE_S = 30.0
 
 
 class SlowEncoder(FakeEncoder):

@@ -8,8 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,21 +17,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.service.fake_server import HELD, PATIENCE_S
+from tests.service.conftest import PATIENCE_S, until
+from tests.service.fake_server import HELD
 from tests.service.test_search import png
 
 #: Hostile requests; more in `make nightly`.
 HOSTILE = int(os.environ.get("BINET_HOSTILE", "1000"))
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def until(happened: Callable[[], bool]) -> None:
-    """Wait for something, as long as one is patient."""
-    end = time.monotonic() + PATIENCE_S
-    waiting = threading.Event()
-    while not happened():
-        assert time.monotonic() < end, "it did not happen"
-        waiting.wait(0.02)
 
 
 @pytest.fixture

@@ -14,11 +14,15 @@ from PIL import Image
 from sqlalchemy import select
 
 from indexer import schema
+from indexer.fast_tier import TierReport
 from indexer.filters import Filter
+from indexer.gallery import Gallery
+from indexer.ingest import revise
 from indexer.query import Query
 from model.calibration import Calibration
 from service import audit
-from tests.service.conftest import FakeEncoder, Start, embedding_of, service_of
+from tests.indexer.archives_made import make_picture, run_index
+from tests.service.conftest import FakeEncoder, Start, embedding_of, service_of, until
 
 #: Damaged pictures; more in `make nightly`.
 PICTURES = int(os.environ.get("BINET_PICTURES", "1000"))
@@ -304,3 +308,41 @@ def test_scores_are_told_with_what_they_have_meant(
     other = curve.model_copy(update={"weights_sha256": "f" * 64})
     monkeypatch.setattr(service_of(client), "_calibration", other)
     assert ask(client, crop(1))["calibration"] is None
+
+
+def test_the_fast_tier_is_built_where_it_is_asked_for(
+    folder: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[int] = []
+
+    def build(gallery: Gallery) -> TierReport:
+        built.append(len(gallery.view()))
+        return TierReport(built[-1], 1.0, 1, used=True)
+
+    monkeypatch.setattr(Gallery, "build_fast_tier", build)
+    start(allow_local=True)
+    assert built == []
+    service = service_of(start(allow_local=True, fast=True, follow_s=0.01))
+    assert built == [service.gallery.stats().boxes]
+    # It follows the gallery when that has grown.
+    for number in range(4):
+        make_picture(folder.parent / "more" / f"2026-05-05_10-0{number}-00.png", seed=number)
+    run_index(folder, [folder.parent / "more"])
+    until(lambda: len(built) > 1)
+    assert built[-1] > 1.1 * built[0]
+
+
+def test_metrics_tell_how_far_the_index_is_behind(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def behind() -> float:
+        lines = client.get("/metrics").text.splitlines()
+        return float(next(li for li in lines if li.startswith("binet_index_behind ")).split()[1])
+
+    assert behind() == 0
+    service = service_of(client)
+    monkeypatch.setattr(Gallery, "refresh", lambda gallery: gallery.view())
+    with Gallery.open(service.settings.gallery) as other, other.database.write() as connection:
+        revise(connection)
+        revise(connection)
+    assert behind() == 2
