@@ -7,8 +7,9 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import Row, insert, select, update
 
 from indexer.database import Database, now_us
 from indexer.errors import GalleryError
@@ -94,20 +95,7 @@ def create_key(
 
 def list_keys(database: Database) -> list[Key]:
     """Return all keys, expired and revoked ones too, oldest first."""
-    with database.read() as connection:
-        rows = connection.execute(select(schema.api_key).order_by(schema.api_key.c.id)).all()
-    return [
-        Key(
-            row.id,
-            row.name,
-            Role(row.role),
-            None if row.cameras is None else tuple(json.loads(row.cameras)),
-            from_us(row.created_at_us),
-            None if row.expires_at_us is None else from_us(row.expires_at_us),
-            None if row.revoked_at_us is None else from_us(row.revoked_at_us),
-        )
-        for row in rows
-    ]
+    return [_key(row) for row in _rows(database)]
 
 
 def revoke_key(database: Database, key_id: int) -> None:
@@ -136,18 +124,29 @@ def find_key(database: Database, secret: str) -> Key | None:
     The database is asked each time: a key that is revoked is refused by the next request.
     """
     digest = _digest(secret)
-    now = now_us()
     found = None
+    # All of them, in constant time each: how long it takes tells nothing.
+    for row in _rows(database):
+        if hmac.compare_digest(row.secret_sha256, digest):
+            found = _key(row)
+    return found if found is not None and found.is_valid(now_us()) else None
+
+
+def _rows(database: Database) -> Sequence[Row[Any]]:
     with database.read() as connection:
-        hashes = connection.execute(select(schema.api_key.c.id, schema.api_key.c.secret_sha256))
-        # All of them, in constant time each: how long it takes tells nothing.
-        for row in hashes:
-            if hmac.compare_digest(row.secret_sha256, digest):
-                found = row.id
-    if found is None:
-        return None
-    key = next(key for key in list_keys(database) if key.id == found)
-    return key if key.is_valid(now) else None
+        return connection.execute(select(schema.api_key).order_by(schema.api_key.c.id)).all()
+
+
+def _key(row: Row[Any]) -> Key:
+    return Key(
+        row.id,
+        row.name,
+        Role(row.role),
+        None if row.cameras is None else tuple(json.loads(row.cameras)),
+        from_us(row.created_at_us),
+        None if row.expires_at_us is None else from_us(row.expires_at_us),
+        None if row.revoked_at_us is None else from_us(row.revoked_at_us),
+    )
 
 
 def _digest(secret: str) -> str:

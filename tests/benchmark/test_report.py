@@ -2,11 +2,13 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -15,6 +17,8 @@ from benchmark.errors import BenchmarkError
 from benchmark.galleries import draw_gallery
 from benchmark.paper import paper_tables
 from benchmark.report import read_outcomes, read_report
+from model import save
+from model.calibration import read_calibration
 from model.errors import BINetError
 from tests.benchmark.worlds import drawn_world, quick_network, saved_network
 from training.datasets.opening import open_dataset, open_protocol
@@ -169,6 +173,25 @@ def test_what_cannot_be_done_is_said(
     words += ["--data", setting["prw"], "--out", tmp_path]
     with pytest.raises(BINetError, match=re.escape(message)):
         call(*words, "--cache", setting["cache"], *options)
+
+
+def test_a_report_says_what_similarities_of_these_weights_have_meant(
+    prw_report: Path, setting: dict[str, Path], tmp_path: Path
+) -> None:
+    weights = tmp_path / "weights"
+    shutil.copytree(setting["weights"], weights)
+    result = call("calibrate", prw_report, "--weights", weights)
+    assert result.exit_code == 0
+    found = read_calibration(weights)
+    assert found is not None
+    curve = read_report(prw_report).calibration["crop"]
+    np.testing.assert_allclose(found.share(curve["similarity"]), curve["probability"], atol=1e-9)
+    other = quick_network()
+    with torch.no_grad():
+        other.predictor.score.bias += 1
+    save(other, tmp_path / "others")
+    with pytest.raises(BINetError, match="of other weights"):
+        call("calibrate", prw_report, "--weights", tmp_path / "others")
 
 
 def test_a_report_does_not_fall_behind_itself(cuhk_report: Path) -> None:
