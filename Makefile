@@ -82,7 +82,7 @@ $(BIN)/python:
 		$(error $(PYTHON) is not Python 3.11 or newer: install it, or name one with PYTHON=python3.12))
 	$(PYTHON) -m venv --clear $(VENV)
 
-PIP_INSTALL = $(BIN)/python -m pip --disable-pip-version-check install
+PIP_INSTALL = $(BIN)/python -m pip --disable-pip-version-check install --no-compile
 
 $(RUN): requirements.lock pyproject.toml $(BIN)/python
 	@echo 'Setting up $(VENV): some minutes the first time.'

@@ -22,6 +22,7 @@ class FrameDocument(BaseModel):
     """The frame that a box is in."""
 
     id: int = Field(examples=[1203])
+    source_id: int
     camera: str = Field(examples=["gate"])
     captured_at: datetime
     timestamp_s: float | None = Field(description="In the clock of its video; null for pictures.")
@@ -149,6 +150,7 @@ def frame_document(frame: FoundFrame) -> FrameDocument:
     """Describe a frame."""
     return FrameDocument(
         id=frame.id,
+        source_id=frame.source_id,
         camera=frame.camera,
         captured_at=frame.captured_at,
         timestamp_s=None if frame.pts_s is None else float(frame.pts_s),
