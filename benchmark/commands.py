@@ -264,7 +264,7 @@ def calibrate(
         raise BenchmarkError(f"{report} has no results of {query} queries; it has: {known}")
     table = Calibration(
         weights_sha256=found.network["sha256"],
-        benchmark=found.name,
+        benchmark=found.headline.gallery,
         query=query,
         pairs=curve["pairs"],
         similarity=curve["similarity"],
