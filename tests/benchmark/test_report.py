@@ -188,7 +188,7 @@ def test_a_report_says_what_similarities_of_these_weights_have_meant(
     np.testing.assert_allclose(found.share(curve["similarity"]), curve["probability"], atol=1e-9)
     other = quick_network()
     with torch.no_grad():
-        other.predictor.score.bias += 1
+        other.predictor.score.bias.add_(1)
     save(other, tmp_path / "others")
     with pytest.raises(BINetError, match="of other weights"):
         call("calibrate", prw_report, "--weights", tmp_path / "others")
