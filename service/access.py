@@ -8,7 +8,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from service.keys import LOCAL, Key, find_key
 from service.problems import ProblemError
-from service.schema import Role
+from service.roles import Role
 from service.state import Service
 
 #: What a route's dependency carries, for the test over the table of routes.

@@ -19,7 +19,7 @@ from service.documents import (
 from service.keys import create_key, list_keys, revoke_key
 from service.problems import ProblemError
 from service.recording import record
-from service.schema import Role
+from service.roles import Role
 
 router = APIRouter(prefix=PREFIX, tags=["administration"])
 

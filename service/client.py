@@ -27,7 +27,7 @@ from service.documents import (
     StatsDocument,
 )
 from service.review_documents import CaseDocument, CaseSummary
-from service.schema import Role
+from service.roles import Role
 
 Picture = str | Path | bytes
 _Document = TypeVar("_Document", bound=BaseModel)

@@ -9,7 +9,7 @@ import typer
 
 from indexer.commands import Url
 from model.files import DEFAULT_WEIGHTS
-from service.schema import Role
+from service.roles import Role
 
 if TYPE_CHECKING:
     from indexer.database import Database

@@ -10,7 +10,7 @@ from indexer.query import FoundFrame, Hit
 from model.calibration import Calibration
 from service.audit import AuditEntry
 from service.keys import Key
-from service.schema import Role
+from service.roles import Role
 
 #: Where the routes below are mounted.
 PREFIX = "/v1"

@@ -15,7 +15,7 @@ from indexer.database import Database, now_us
 from indexer.errors import GalleryError
 from indexer.filters import from_us, to_us
 from service import schema
-from service.schema import Role
+from service.roles import Role
 
 PREFIX = "binet_"
 

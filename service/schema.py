@@ -25,14 +25,6 @@ from indexer.database import Tables
 _BIG = BigInteger().with_variant(Integer, "sqlite")
 
 
-class Role(StrEnum):
-    """What a key may do; each may do what those before it may."""
-
-    VIEWER = "viewer"
-    OPERATOR = "operator"
-    ADMIN = "admin"
-
-
 class ReviewState(StrEnum):
     """How far people agree that a result shows who was looked for."""
 

@@ -100,13 +100,15 @@ def test_crops_equal_torch(batch: int, network: BINet, crop_file: Path) -> None:
 @pytest.mark.parametrize("source", ["map", "rpn"])
 def test_our_own_settings_equal_torch(source: str, tmp_path: Path) -> None:
     """Boxes from the unpooled map or the RPN; the embeddings are the search branch's."""
-    network = small_network(detection_from=source, gallery_branch="instance")
+    network = small_network(
+        backbone="mobilenet_v2", detection_from=source, gallery_branch="instance"
+    )
     # It refuses to write what differs.
     assert export_onnx(network, tmp_path / "search.onnx").embedding < 1e-3
 
 
 def test_crops_of_original_size_equal_torch(tmp_path: Path) -> None:
-    original = small_network("binet-o")
+    original = small_network("binet-o", backbone="mobilenet_v2")
     export_onnx(original, tmp_path / "crop.onnx", "crop")
     for size in ((80, 30), (55, 120)):
         crop = random_picture(*size)

@@ -12,7 +12,7 @@ from indexer.filters import to_us
 from service import audit
 from service.access import role_of
 from service.keys import create_key, revoke_key
-from service.schema import Role
+from service.roles import Role
 from tests.service.conftest import Start, service_of
 from tests.service.test_search import ask, crop, png
 

@@ -13,7 +13,7 @@ from PIL import Image
 from indexer.errors import GalleryError
 from service import audit
 from service.case_export import SUMS
-from service.schema import Role
+from service.roles import Role
 from tests.service.conftest import Start, service_of
 from tests.service.test_access import with_key
 from tests.service.test_search import crop

@@ -10,7 +10,7 @@ from PIL import Image
 
 from service.client import Client, ServiceError
 from service.keys import create_key
-from service.schema import Role
+from service.roles import Role
 from tests.service.conftest import serving
 from tests.service.test_search import png
 

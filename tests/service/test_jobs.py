@@ -18,7 +18,7 @@ from indexer.jobs import create_job, read_job
 from indexer.schema import JobState
 from service import index_process
 from service.index_jobs import source_below
-from service.schema import Role
+from service.roles import Role
 from tests.indexer.archives_made import make_picture
 from tests.indexer.fake_branch import FakeBranch
 from tests.service.conftest import Start, run_here, service_of

@@ -9,7 +9,7 @@ import pytest
 from indexer.gallery import Gallery
 from service import logs
 from service.keys import create_key
-from service.schema import Role
+from service.roles import Role
 from tests.service.conftest import Start, service_of
 from tests.service.test_search import crop
 

@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, FilePayload, Page, expect, sync_playwri
 
 from indexer.gallery import Gallery
 from service.keys import create_key
-from service.schema import Role
+from service.roles import Role
 from tests.conftest import SHARED
 from tests.indexer.archives_made import run_index
 from tests.service.conftest import run_here, serving

@@ -17,7 +17,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from service.keys import create_key
-from service.schema import Role
+from service.roles import Role
 from tests.indexer.archives_made import run_index
 from tests.service.conftest import run_here, serving
 
