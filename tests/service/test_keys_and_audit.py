@@ -13,7 +13,8 @@ from indexer.database import Database, now_us
 from indexer.errors import GalleryError
 from service import audit, schema
 from service.keys import LOCAL, create_key, find_key, list_keys, revoke_key
-from service.schema import SERVICE, Role
+from service.roles import Role
+from service.schema import SERVICE
 
 
 @pytest.fixture
