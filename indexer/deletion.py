@@ -14,7 +14,7 @@ from sqlalchemy import func as sql
 from indexer import schema
 from indexer.database import Database, now_us
 from indexer.errors import EncoderError, GalleryError
-from indexer.filters import Filter, to_us
+from indexer.filters import Filter, from_us, to_us
 from indexer.frame_filter import frames_where
 from indexer.ingest import chunks, encoder, revise
 from indexer.schema import EncoderState, TombstoneKind
@@ -48,6 +48,20 @@ class Hold:
     before: datetime | None = None
 
 
+@dataclass(frozen=True)
+class ActiveHold:
+    """A hold that is not released; `camera` is a name."""
+
+    id: int
+    reason: str
+    camera: str | None
+    source: int | None
+    frame: int | None
+    after: datetime | None
+    before: datetime | None
+    created_at: datetime
+
+
 def add_hold(connection: Connection, hold: Hold) -> int:
     """Hold frames, those that come later too, until the hold is released; return its id.
 
@@ -73,6 +87,36 @@ def add_hold(connection: Connection, hold: Hold) -> int:
         insert(schema.hold).values(values).returning(schema.hold.c.id)
     ).scalar_one()
     return added
+
+
+def read_holds(connection: Connection, scope: Collection[int] | None = None) -> list[ActiveHold]:
+    """Return the holds that are not released; of a scope, those of its cameras and frames."""
+    hold, source = schema.hold.c, schema.source.c
+    query = (
+        select(schema.hold, schema.camera.c.name.label("camera"))
+        .outerjoin(schema.camera, schema.camera.c.id == hold.camera_id)
+        .where(hold.released_at_us.is_(None))
+        .order_by(hold.id)
+    )
+    if scope is not None:
+        own = select(source.id).where(source.camera_id.in_(scope))
+        frames = select(schema.frame.c.id).where(schema.frame.c.source_id.in_(own))
+        query = query.where(
+            hold.camera_id.in_(scope) | (hold.camera_id.is_(None) & hold.frame_id.in_(frames))
+        )
+    return [
+        ActiveHold(
+            id=row.id,
+            reason=row.reason,
+            camera=row.camera,
+            source=row.source_id,
+            frame=row.frame_id,
+            after=None if row.after_us is None else from_us(row.after_us),
+            before=None if row.before_us is None else from_us(row.before_us),
+            created_at=from_us(row.created_at_us),
+        )
+        for row in connection.execute(query)
+    ]
 
 
 def release_hold(connection: Connection, hold_id: int) -> None:

@@ -4,14 +4,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import select
-
-from indexer import schema
 from indexer.capture_time import parse_time
 from indexer.checking import Finding
-from indexer.deletion import Deleted
+from indexer.deletion import Deleted, read_holds
 from indexer.errors import GalleryError
-from indexer.filters import Filter, from_us
+from indexer.filters import Filter
 from indexer.gallery import Gallery
 from indexer.jobs import Job, failures_of, list_jobs
 
@@ -130,24 +127,18 @@ def deleted_line(gone: Deleted) -> str:
 
 def holds(gallery: Gallery) -> list[dict[str, Any]]:
     """Return the holds that are not released, as JSON has them."""
-    hold, camera = schema.hold.c, schema.camera.c
     with gallery.database.read() as connection:
-        rows = connection.execute(
-            select(schema.hold, camera.name.label("camera"))
-            .outerjoin(schema.camera, camera.id == hold.camera_id)
-            .where(hold.released_at_us.is_(None))
-            .order_by(hold.id)
-        ).all()
+        found = read_holds(connection)
     return [
         {
-            "hold": row.id,
-            "reason": row.reason,
-            "camera": row.camera,
-            "source": row.source_id,
-            "frame": row.frame_id,
-            "after": None if row.after_us is None else from_us(row.after_us).isoformat(),
-            "before": None if row.before_us is None else from_us(row.before_us).isoformat(),
-            "created_at": from_us(row.created_at_us).isoformat(),
+            "hold": one.id,
+            "reason": one.reason,
+            "camera": one.camera,
+            "source": one.source,
+            "frame": one.frame,
+            "after": None if one.after is None else one.after.isoformat(),
+            "before": None if one.before is None else one.before.isoformat(),
+            "created_at": one.created_at.isoformat(),
         }
-        for row in rows
+        for one in found
     ]

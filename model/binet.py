@@ -1,11 +1,10 @@
 """BINet: training and inference on the two branches, checkpoints, and the hub."""
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import replace
-from itertools import islice
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +29,9 @@ from model.losses import feature_interaction_loss, one_way, prediction_interacti
 from model.oim import EMPTY_LOGIT, OIMMemory
 from model.preprocessing import Picture, Preprocessing, Scene, to_rgb
 from model.roi import PERSON, Crops, SampledRoIs, Target
+
+#: The people of a scene: boxes [M, 4] in its pixels, scores [M], and what gives features f [M, F].
+_Found: TypeAlias = tuple[FloatArray, FloatArray, Callable[[], Tensor]]
 
 #: Scenes or patches that go through the network at once, unless the caller says otherwise.
 BATCH_SIZE = 8
@@ -266,71 +268,70 @@ class BINet(Branches, PyTorchModelHubMixin, library_name="binet"):
             for start in range(0, len(places), batch_size):
                 batch = places[start : start + batch_size]
                 together = [prepared[i] for i in batch]
-                detections = self.search_people(together, threshold)
                 if (branch or self.config.gallery_branch) == "instance":
-                    detections = self._embedded_as_crops(together, detections)
+                    detections = self._embedded_as_crops(together, threshold)
+                else:
+                    detections = self.search_people(together, threshold)
                 found.update(zip(batch, detections, strict=True))
         return [found[place] for place in range(len(prepared))]
 
     @torch.inference_mode()
     def search_people(self, scenes: Sequence[Scene], threshold: float) -> list[Detections]:
         """Search branch alone, on prepared scenes of one size; see `detect`."""
+        found = self._found(scenes, threshold)
+        embeddings = self.predictor.embed(torch.cat([features() for _, _, features in found]))
+        parts = torch.split(embeddings, [len(scores) for _, scores, _ in found])
+        return [
+            Detections(boxes, scores, part.cpu().numpy())
+            for (boxes, scores, _), part in zip(found, parts, strict=True)
+        ]
+
+    def _embedded_as_crops(self, scenes: Sequence[Scene], threshold: float) -> list[Detections]:
+        """As `search_people`, but each person is cut from the picture and embedded as a crop."""
+        found = self._found(scenes, threshold)
+        crops = []
+        for scene, (boxes, _, _) in zip(scenes, found, strict=True):
+            picture = _picture_of(scene)
+            crops += cut(picture, inside(boxes, picture))
+        ends = np.cumsum([len(scores) for _, scores, _ in found])
+        parts = np.split(self.embed_crops(crops), ends[:-1])
+        return [
+            Detections(boxes, scores, part)
+            for (boxes, scores, _), part in zip(found, parts, strict=True)
+        ]
+
+    def _found(self, scenes: Sequence[Scene], threshold: float) -> list[_Found]:
+        """Find the people of prepared scenes of one size."""
         images, sizes = self.normalise([scene.pixels for scene in scenes])
         maps = self.trunk_maps(images)
-        found = self._found(images, maps, sizes, threshold)
-        counts = [len(boxes) for boxes, _, _ in found]
-        embeddings = torch.split(
-            self.predictor.embed(torch.cat([features for _, _, features in found])), counts
-        )
-        return [
-            Detections(
-                boxes_xyxy=(boxes / scene.scale.to(boxes.device)).cpu().numpy(),
-                scores=scores.cpu().numpy(),
-                embeddings=embedded.cpu().numpy(),
-            )
-            for scene, (boxes, scores, _), embedded in zip(scenes, found, embeddings, strict=True)
-        ]
-
-    def _found(
-        self, images: Tensor, maps: Tensor, sizes: list[tuple[int, int]], threshold: float
-    ) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Boxes [M, 4], scores [M] and features [M, F] of the people of each scene."""
-        if self.config.detection_from == "rpn":
-            kept = [
-                self.roi_stage.select(boxes, scores, threshold)[:2]
-                for boxes, scores in zip(*self.propose_scored(images, maps, sizes), strict=True)
-            ]
-            of_people = self.head_features(self.align(maps, [boxes for boxes, _ in kept]))
-            parts = torch.split(of_people, [len(boxes) for boxes, _ in kept])
-            return [(*one, part) for one, part in zip(kept, parts, strict=True)]
-        proposals, _ = self.propose(images, maps, sizes)
-        head_maps, features = self.head_outputs(self.align(maps, proposals))
-        counts = [len(boxes) for boxes in proposals]
-        scores, deltas = (
-            torch.split(output, counts) for output in self.detect_rois(head_maps, features)
-        )
         found = []
-        for size, p, s, d, f in zip(
-            sizes, proposals, scores, deltas, torch.split(features, counts), strict=True
-        ):
-            boxes, score, keep = self.roi_stage.decode(p, d, s, size, threshold)
-            found.append((boxes, score, f[keep]))
-        return found
-
-    def _embedded_as_crops(
-        self, scenes: list[Scene], detections: list[Detections]
-    ) -> list[Detections]:
-        crops = []
-        for scene, people in zip(scenes, detections, strict=True):
-            picture = _picture_of(scene)
-            crops += cut(picture, inside(people.boxes_xyxy, picture))
-        embeddings = iter(self.embed_crops(crops))
+        if self.config.detection_from == "rpn":
+            proposed = self.propose_scored(images, maps, sizes)
+            for place, (p, s) in enumerate(zip(*proposed, strict=True)):
+                boxes, scores, _ = self.roi_stage.select(p, s, threshold)
+                # The head is for embeddings alone, which may be those of crops.
+                features = partial(self._features_at, maps[place : place + 1], boxes)
+                found.append((boxes, scores, features))
+        else:
+            proposals, _ = self.propose(images, maps, sizes)
+            head_maps, pooled = self.head_outputs(self.align(maps, proposals))
+            counts = [len(boxes) for boxes in proposals]
+            outputs = (*self.detect_rois(head_maps, pooled), pooled)
+            per_scene = zip(*(torch.split(output, counts) for output in outputs), strict=True)
+            for size, p, (s, d, f) in zip(sizes, proposals, per_scene, strict=True):
+                boxes, scores, keep = self.roi_stage.decode(p, d, s, size, threshold)
+                found.append((boxes, scores, partial(f.__getitem__, keep)))
         return [
-            replace(people, embeddings=np.stack(list(islice(embeddings, len(people)))))
-            if len(people)
-            else people
-            for people in detections
+            (
+                (boxes / scene.scale.to(boxes.device)).cpu().numpy(),
+                scores.cpu().numpy(),
+                features,
+            )
+            for scene, (boxes, scores, features) in zip(scenes, found, strict=True)
         ]
+
+    def _features_at(self, maps: Tensor, boxes: Tensor) -> Tensor:
+        return self.head_features(self.align(maps, [boxes]))
 
     @torch.inference_mode()
     def embed_boxes(

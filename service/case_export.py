@@ -11,7 +11,6 @@ import numpy as np
 from indexer.draw import draw_boxes
 from indexer.errors import MediaError
 from service import audit
-from service.cases import Case
 from service.frames import as_jpeg
 from service.keys import Key
 from service.review_documents import CaseDocument, ReviewDocument
@@ -32,9 +31,7 @@ Results are similar people; nobody is identified. "confirmed" means that two key
 """
 
 
-def export_case(
-    service: Service, key: Key, case: Case, document: CaseDocument, file: IO[bytes]
-) -> str:
+def export_case(service: Service, key: Key, document: CaseDocument, file: IO[bytes]) -> str:
     """Write the ZIP into a file; return the hash of its SHA256SUMS.
 
     A key with cameras gets the audit's rows of its own only: others may tell of other cameras.
@@ -62,7 +59,7 @@ def export_case(
         }
         add("case.json", json.dumps(content, indent=2).encode())
         own = None if key.cameras is None else key.caller
-        rows = audit.rows_about(service.store, case.name, own)
+        rows = audit.rows_about(service.store, document.name, own)
         add("audit.jsonl", "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows).encode())
         add("README.txt", README.encode())
         listed = "".join(sums).encode()

@@ -4,8 +4,6 @@ A result is proposed, confirmed by one key and confirmed by a second one, or rej
 every step is a row of the audit, written with it or not at all.
 """
 
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
@@ -15,45 +13,11 @@ from indexer.filters import from_us
 from service import audit, schema
 from service.keys import Key
 from service.problems import ProblemError
+from service.review_documents import CaseSummary, ReviewDocument
 from service.schema import ReviewState
 
 #: Proposed boxes of one case; its export is made at once.
 MOST_REVIEWS = 2000
-
-
-@dataclass(frozen=True)
-class Case:
-    """A case, and how many results of each state are in it: of cameras that one may know of."""
-
-    id: int
-    name: str
-    created_at: datetime
-    created_by: str
-    counts: dict[ReviewState, int]
-
-
-@dataclass(frozen=True)
-class Review:
-    """A result within a case.
-
-    Attributes
-    ----------
-    score
-        Similarity in the search that it was proposed from; None without one.
-    proposed_by, first_by, second_by, rejected_by
-        Ids of keys; 0 is whoever asked without one, on this machine.
-    """
-
-    box_id: int
-    camera_id: int
-    score: float | None
-    state: ReviewState
-    proposed_by: int
-    first_by: int | None
-    second_by: int | None
-    rejected_by: int | None
-    note: str | None
-    changed_at: datetime
 
 
 Scope = frozenset[int] | None
@@ -78,8 +42,10 @@ def create_case(connection: Connection, key: Key, name: str) -> int:
     return case_id
 
 
-def read_cases(connection: Connection, scope: Scope, case_id: int | None = None) -> list[Case]:
-    """Return all cases, or one, newest first."""
+def read_cases(
+    connection: Connection, scope: Scope, case_id: int | None = None
+) -> list[CaseSummary]:
+    """Return all cases, or one, newest first, with the counts of the scope's cameras."""
     case, review = schema.review_case.c, schema.review.c
     count = select(review.case_id, review.state, func.count().label("n"))
     cases = select(schema.review_case).order_by(case.id.desc())
@@ -92,13 +58,19 @@ def read_cases(connection: Connection, scope: Scope, case_id: int | None = None)
     for row in connection.execute(count.group_by(review.case_id, review.state)):
         counts.setdefault(row.case_id, {})[ReviewState(row.state)] = row.n
     return [
-        Case(row.id, row.name, from_us(row.created_at_us), row.created_by, counts.get(row.id, {}))
+        CaseSummary(
+            id=row.id,
+            name=row.name,
+            created_at=from_us(row.created_at_us),
+            created_by=row.created_by,
+            counts=counts.get(row.id, {}),
+        )
         for row in connection.execute(cases)
     ]
 
 
-def read_reviews(connection: Connection, case_id: int, scope: Scope) -> list[Review]:
-    """Return what is in a case, in the order in which it was proposed."""
+def read_reviews(connection: Connection, case_id: int, scope: Scope) -> list[ReviewDocument]:
+    """Return what is in a case, in the order in which it was proposed, without frames and boxes."""
     review = schema.review.c
     query = select(schema.review).where(review.case_id == case_id).order_by(review.id)
     if scope is not None:
@@ -109,7 +81,7 @@ def read_reviews(connection: Connection, case_id: int, scope: Scope) -> list[Rev
 def propose(
     connection: Connection,
     key: Key,
-    case: Case,
+    case: CaseSummary,
     box_id: int,
     camera_id: int,
     score: float | None,
@@ -147,7 +119,14 @@ def propose(
     _record(connection, key, case, box_id, ReviewState.PROPOSED, note)
 
 
-def confirm(connection: Connection, key: Key, case: Case, box_id: int, note: str | None) -> None:
+def confirm(
+    connection: Connection,
+    key: Key,
+    case: CaseSummary,
+    box_id: int,
+    scope: Scope,
+    note: str | None,
+) -> None:
     """Agree that a result shows who is looked for; the second one who does has to be another.
 
     Raises
@@ -155,7 +134,7 @@ def confirm(connection: Connection, key: Key, case: Case, box_id: int, note: str
     ProblemError
         404, when it is not in the case; 409, when it cannot be confirmed, or not by this key.
     """
-    row = _needed(connection, case.id, box_id)
+    row = _needed(connection, case.id, box_id, scope)
     if row.state == ReviewState.PROPOSED:
         values: dict[str, Any] = {"state": ReviewState.CONFIRMED_ONCE, "first_by": key.id}
     elif row.state == ReviewState.CONFIRMED_ONCE:
@@ -167,7 +146,14 @@ def confirm(connection: Connection, key: Key, case: Case, box_id: int, note: str
     _change(connection, key, case, row, values, note)
 
 
-def reject(connection: Connection, key: Key, case: Case, box_id: int, note: str | None) -> None:
+def reject(
+    connection: Connection,
+    key: Key,
+    case: CaseSummary,
+    box_id: int,
+    scope: Scope,
+    note: str | None,
+) -> None:
     """Say that a result does not show who is looked for; one key is enough, at any time.
 
     Raises
@@ -175,14 +161,14 @@ def reject(connection: Connection, key: Key, case: Case, box_id: int, note: str 
     ProblemError
         404, when it is not in the case; 409, when it is rejected already.
     """
-    row = _needed(connection, case.id, box_id)
+    row = _needed(connection, case.id, box_id, scope)
     if row.state == ReviewState.REJECTED:
         raise ProblemError(409, f"Box {box_id} is rejected already")
     values = {"state": ReviewState.REJECTED, "rejected_by": key.id}
     _change(connection, key, case, row, values, note)
 
 
-def delete_case(connection: Connection, key: Key, case: Case) -> None:
+def delete_case(connection: Connection, key: Key, case: CaseSummary) -> None:
     """Delete a case with all that is in it; the audit's rows about it stay."""
     connection.execute(delete(schema.review).where(schema.review.c.case_id == case.id))
     connection.execute(delete(schema.review_case).where(schema.review_case.c.id == case.id))
@@ -192,7 +178,7 @@ def delete_case(connection: Connection, key: Key, case: Case) -> None:
 def _change(
     connection: Connection,
     key: Key,
-    case: Case,
+    case: CaseSummary,
     row: Row[Any],
     values: dict[str, Any],
     note: str | None,
@@ -209,7 +195,7 @@ def _change(
 def _record(
     connection: Connection,
     key: Key,
-    case: Case,
+    case: CaseSummary,
     box_id: int,
     state: ReviewState,
     note: str | None,
@@ -218,9 +204,10 @@ def _record(
     audit.append(connection, key.caller, "review", detail)
 
 
-def _needed(connection: Connection, case_id: int, box_id: int) -> Row[Any]:
+def _needed(connection: Connection, case_id: int, box_id: int, scope: Scope) -> Row[Any]:
+    """Return a result's row; what is outside the scope and what does not exist look the same."""
     row = _row(connection, case_id, box_id)
-    if row is None:
+    if row is None or (scope is not None and row.camera_id not in scope):
         raise ProblemError(404, f"There is no box {box_id} in this case")
     return row
 
@@ -233,10 +220,9 @@ def _row(connection: Connection, case_id: int, box_id: int) -> Row[Any] | None:
     return found
 
 
-def _review(row: Row[Any]) -> Review:
-    return Review(
+def _review(row: Row[Any]) -> ReviewDocument:
+    return ReviewDocument(
         box_id=row.box_id,
-        camera_id=row.camera_id,
         score=row.score,
         state=ReviewState(row.state),
         proposed_by=row.proposed_by,
@@ -245,4 +231,5 @@ def _review(row: Row[Any]) -> Review:
         rejected_by=row.rejected_by,
         note=row.note,
         changed_at=from_us(row.changed_at_us),
+        result=None,
     )

@@ -26,21 +26,36 @@ GroupBy = Literal["box", "frame", "appearance"]
 
 @dataclass(frozen=True)
 class Conditions:
-    """The fields; `conditions` describes them."""
+    """The fields of a form, in its words."""
 
-    k: int
-    cameras: Sequence[str]
-    sources: Sequence[int]
-    after: datetime | None
-    before: datetime | None
-    time_of_day: str | None
-    min_detection: float | None
-    min_score: float | None
-    combine: Literal["best", "mean"]
-    negative_weight: float
-    group_by: GroupBy
-    reason: str
-    case: str
+    k: Annotated[int, Form(ge=1, description="How many results.")] = 20
+    camera: Annotated[Sequence[str], Form(description="Only these cameras.")] = ()
+    source: Annotated[Sequence[StoredId], Form(description="Only these sources, by id.")] = ()
+    after: Annotated[datetime | None, Form(description="Captured then or later.")] = None
+    before: Annotated[datetime | None, Form(description="Captured earlier.")] = None
+    time_of_day: Annotated[
+        str | None,
+        Form(
+            description="Only this part of every day, in UTC or with an offset; it may wrap "
+            "midnight.",
+            examples=["22:00-06:00+02:00"],
+        ),
+    ] = None
+    min_detection: Annotated[
+        float | None, Form(ge=0, le=1, description="The detector's score, at least.")
+    ] = None
+    min_score: Annotated[float | None, Form(ge=-1, le=1, description="Similarity, at least.")] = (
+        None
+    )
+    combine: Annotated[
+        Literal["best", "mean"], Form(description="How several positives become one score.")
+    ] = "best"
+    negative_weight: Annotated[
+        float, Form(ge=0, le=10, description="How much likeness to the negatives counts.")
+    ] = 1.0
+    group_by: Annotated[GroupBy, Form(description="How results are put together.")] = "box"
+    reason: Annotated[str, Form(max_length=_TEXT, description="Why this is asked.")] = ""
+    case: Annotated[str, Form(max_length=_TEXT, description="What it belongs to.")] = ""
 
     def check(self, service: Service) -> None:
         """Refuse what this service does not answer.
@@ -63,8 +78,8 @@ class Conditions:
         """Return what may be found, the key's cameras only."""
         require_zones(self.after, self.before)
         return Filter(
-            cameras=named_cameras(service, key, self.cameras).values() if self.cameras else None,
-            sources=self.sources or None,
+            cameras=named_cameras(service, key, self.camera).values() if self.camera else None,
+            sources=self.source or None,
             after=self.after,
             before=self.before,
             time_of_day=None if self.time_of_day is None else parse_time_of_day(self.time_of_day),
@@ -78,8 +93,8 @@ class Conditions:
             "reason": self.reason,
             "case": self.case,
             "filter": {
-                "cameras": sorted(self.cameras),
-                "sources": sorted(self.sources),
+                "cameras": sorted(self.camera),
+                "sources": sorted(self.source),
                 "scope": None if key.cameras is None else list(key.cameras),
                 "after": None if self.after is None else self.after.isoformat(),
                 "before": None if self.before is None else self.before.isoformat(),
@@ -93,55 +108,7 @@ class Conditions:
         }
 
 
-def conditions(
-    k: Annotated[int, Form(ge=1, description="How many results.")] = 20,
-    camera: Annotated[list[str], Form(description="Only these cameras.")] = [],  # noqa: B006
-    source: Annotated[list[StoredId], Form(description="Only these sources, by id.")] = [],  # noqa: B006
-    after: Annotated[datetime | None, Form(description="Captured then or later.")] = None,
-    before: Annotated[datetime | None, Form(description="Captured earlier.")] = None,
-    time_of_day: Annotated[
-        str | None,
-        Form(
-            description="Only this part of every day, in UTC or with an offset; it may wrap "
-            "midnight.",
-            examples=["22:00-06:00+02:00"],
-        ),
-    ] = None,
-    min_detection: Annotated[
-        float | None, Form(ge=0, le=1, description="The detector's score, at least.")
-    ] = None,
-    min_score: Annotated[
-        float | None, Form(ge=-1, le=1, description="Similarity, at least.")
-    ] = None,
-    combine: Annotated[
-        Literal["best", "mean"], Form(description="How several positives become one score.")
-    ] = "best",
-    negative_weight: Annotated[
-        float, Form(ge=0, le=10, description="How much likeness to the negatives counts.")
-    ] = 1.0,
-    group_by: Annotated[GroupBy, Form(description="How results are put together.")] = "box",
-    reason: Annotated[str, Form(max_length=_TEXT, description="Why this is asked.")] = "",
-    case: Annotated[str, Form(max_length=_TEXT, description="What it belongs to.")] = "",
-) -> Conditions:
-    """Read the fields of a form."""
-    return Conditions(
-        k=k,
-        cameras=camera,
-        sources=source,
-        after=after,
-        before=before,
-        time_of_day=time_of_day,
-        min_detection=min_detection,
-        min_score=min_score,
-        combine=combine,
-        negative_weight=negative_weight,
-        group_by=group_by,
-        reason=reason,
-        case=case,
-    )
-
-
-Given = Annotated[Conditions, Depends(conditions)]
+Given = Annotated[Conditions, Depends()]
 
 
 def parse_time_of_day(text: str) -> TimeOfDay:

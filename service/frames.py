@@ -2,7 +2,7 @@
 
 import io
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 from fastapi import APIRouter, Query, Response
@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy import ColumnElement, Row, func, select, true
 
 from indexer import schema
+from indexer.deletion import Deleted
 from indexer.draw import draw_boxes
 from indexer.filters import Filter, from_us
 from indexer.ingest import read_pts
@@ -70,6 +71,11 @@ class DeletedDocument(BaseModel):
     boxes: int
     frames: int
     held_frames: int
+
+    @classmethod
+    def of(cls, deleted: Deleted) -> Self:
+        """Describe a deletion."""
+        return cls(boxes=deleted.boxes, frames=deleted.frames, held_frames=deleted.held_frames)
 
 
 @router.get("/cameras")
@@ -231,9 +237,7 @@ def delete_frames(
     }
     record(service, key, "delete", detail)
     deleted = service.gallery.delete(frames=frame_id, where=where)
-    return DeletedDocument(
-        boxes=deleted.boxes, frames=deleted.frames, held_frames=deleted.held_frames
-    )
+    return DeletedDocument.of(deleted)
 
 
 def frame_within(service: Service, key: Key, frame_id: int) -> Row[Any]:
@@ -248,7 +252,7 @@ def frame_within(service: Service, key: Key, frame_id: int) -> Row[Any]:
     scope = service.scope(key)
     if scope is not None:
         query = query.where(source.camera_id.in_(scope))
-    row = _one(service, query) if _is_id(frame_id) else None
+    row = _one(service, query) if is_id(frame_id) else None
     if row is None:
         raise ProblemError(404, f"There is no frame {frame_id}")
     return row
@@ -260,7 +264,7 @@ def box_within(service: Service, key: Key, box_id: int) -> Row[Any]:
     scope = service.scope(key)
     if scope is not None:
         query = query.where(schema.box.c.camera_id.in_(scope))
-    row = _one(service, query) if _is_id(box_id) else None
+    row = _one(service, query) if is_id(box_id) else None
     if row is None:
         raise ProblemError(404, f"There is no box {box_id}")
     return row
@@ -272,7 +276,7 @@ def _one(service: Service, query: Any) -> Row[Any] | None:
         return row
 
 
-def _is_id(number: int) -> bool:
+def is_id(number: int) -> bool:
     """Tell whether SQL could hold it."""
     return 0 < number < 2**63
 

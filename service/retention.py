@@ -1,16 +1,12 @@
 """Holds and retention over HTTP: what may not be deleted, and what has to be."""
 
 from datetime import datetime, timedelta
-from typing import Any
 
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import select
 
-from indexer import schema
-from indexer.deletion import Hold
+from indexer.deletion import Hold, read_holds
 from indexer.errors import GalleryError
-from indexer.filters import from_us
 from indexer.upkeep import retain_age
 from service.access import Admin, Operator, ServiceHere
 from service.documents import PREFIX
@@ -108,43 +104,23 @@ def retain(service: ServiceHere, key: Admin, wanted: Retention) -> DeletedDocume
         raise ProblemError(403, "Retention is for all cameras: this needs a key for all of them")
     record(service, key, "retain", {"days": wanted.days})
     deleted = retain_age(service.gallery, timedelta(days=wanted.days))
-    return DeletedDocument(
-        boxes=deleted.boxes, frames=deleted.frames, held_frames=deleted.held_frames
-    )
+    return DeletedDocument.of(deleted)
 
 
 def _holds(service: Service, key: Key) -> list[HoldDocument]:
     """Return the holds; with a scope, those of its cameras and of frames of theirs."""
-    hold, source = schema.hold.c, schema.source.c
-    query = (
-        select(schema.hold, schema.camera.c.name.label("camera"))
-        .outerjoin(schema.camera, schema.camera.c.id == hold.camera_id)
-        .where(hold.released_at_us.is_(None))
-        .order_by(hold.id)
-    )
-    scope = service.scope(key)
-    if scope is not None:
-        own = select(source.id).where(source.camera_id.in_(scope))
-        frames = select(schema.frame.c.id).where(schema.frame.c.source_id.in_(own))
-        query = query.where(
-            hold.camera_id.in_(scope) | (hold.camera_id.is_(None) & hold.frame_id.in_(frames))
-        )
     with service.gallery.database.read() as connection:
-        rows = connection.execute(query).all()
-
-    def moment(microseconds: Any) -> datetime | None:
-        return None if microseconds is None else from_us(microseconds)
-
+        found = read_holds(connection, service.scope(key))
     return [
         HoldDocument(
-            id=row.id,
-            reason=row.reason,
-            camera=row.camera,
-            source_id=row.source_id,
-            frame_id=row.frame_id,
-            after=moment(row.after_us),
-            before=moment(row.before_us),
-            created_at=from_us(row.created_at_us),
+            id=one.id,
+            reason=one.reason,
+            camera=one.camera,
+            source_id=one.source,
+            frame_id=one.frame,
+            after=one.after,
+            before=one.before,
+            created_at=one.created_at,
         )
-        for row in rows
+        for one in found
     ]

@@ -13,9 +13,8 @@ from indexer.hits import hits_still_there
 from service import cases, schema
 from service.access import Operator, ServiceHere, Viewer
 from service.case_export import export_case
-from service.cases import Case
 from service.documents import PREFIX, result_document
-from service.frames import box_within
+from service.frames import box_within, is_id
 from service.keys import Key
 from service.problems import ProblemError
 from service.recording import record, writing
@@ -25,7 +24,6 @@ from service.review_documents import (
     NewCase,
     Note,
     Proposal,
-    ReviewDocument,
 )
 from service.state import Service
 
@@ -55,7 +53,7 @@ def all_cases(service: ServiceHere, key: Viewer) -> list[CaseSummary]:
     """List the cases, newest first."""
     with service.store.read() as connection:
         found = cases.read_cases(connection, service.scope(key))
-    return [CaseSummary.model_validate(vars(case)) for case in found if _is_visible(key, case)]
+    return [case for case in found if _is_visible(key, case)]
 
 
 @router.get("/cases/{case_id}")
@@ -80,9 +78,9 @@ def confirm(
     service: ServiceHere, key: Viewer, case_id: CaseId, box_id: BoxId, said: Note
 ) -> CaseDocument:
     """Agree with a result. It is confirmed when two keys have agreed."""
-    of = _case(service, key, case_id, box_id)
+    of, scope = _case(service, key, case_id), service.scope(key)
     with writing(service) as connection:
-        cases.confirm(connection, key, of, box_id, said.note)
+        cases.confirm(connection, key, of, box_id, scope, said.note)
     return _document(service, key, case_id)
 
 
@@ -91,9 +89,9 @@ def reject(
     service: ServiceHere, key: Viewer, case_id: CaseId, box_id: BoxId, said: Note
 ) -> CaseDocument:
     """Disagree with a result. It can be proposed again."""
-    of = _case(service, key, case_id, box_id)
+    of, scope = _case(service, key, case_id), service.scope(key)
     with writing(service) as connection:
-        cases.reject(connection, key, of, box_id, said.note)
+        cases.reject(connection, key, of, box_id, scope, said.note)
     return _document(service, key, case_id)
 
 
@@ -104,13 +102,12 @@ def reject(
 )
 def export(service: ServiceHere, key: Viewer, case_id: CaseId) -> StreamingResponse:
     """Return a case with its pictures, JSON, hashes and its part of the audit."""
-    of = _case(service, key, case_id)
     document = _document(service, key, case_id)
     # It is closed when it has been sent.
     file: IO[bytes] = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115
     try:
-        digest = export_case(service, key, of, document, file)
-        record(service, key, "export case", {"case": of.name, "sums_sha256": digest})
+        digest = export_case(service, key, document, file)
+        record(service, key, "export case", {"case": document.name, "sums_sha256": digest})
     except BaseException:
         file.close()
         raise
@@ -135,22 +132,18 @@ def _chunks(file: IO[bytes]) -> Iterator[bytes]:
             yield chunk
 
 
-def _case(service: Service, key: Key, case_id: int, box_id: int | None = None) -> Case:
+def _case(service: Service, key: Key, case_id: int) -> CaseSummary:
     """Return a case; what is outside the scope and what does not exist look the same."""
-    found: list[Case] = []
-    if 0 < case_id < 2**63:
+    found: list[CaseSummary] = []
+    if is_id(case_id):
         with service.store.read() as connection:
             found = cases.read_cases(connection, service.scope(key), case_id)
-            if box_id is not None and found:
-                reviews = cases.read_reviews(connection, case_id, service.scope(key))
-                if all(review.box_id != box_id for review in reviews):
-                    raise ProblemError(404, f"There is no box {box_id} in this case")
     if not found or not _is_visible(key, found[0]):
         raise ProblemError(404, f"There is no case {case_id}")
     return found[0]
 
 
-def _is_visible(key: Key, case: Case) -> bool:
+def _is_visible(key: Key, case: CaseSummary) -> bool:
     """Tell whether a key may know of a case: a name alone can tell of other cameras."""
     return key.cameras is None or case.created_by == key.caller or bool(case.counts)
 
@@ -182,13 +175,7 @@ def _document(service: Service, key: Key, case_id: int) -> CaseDocument:
     with service.gallery.database.read() as connection:
         scores = {review.box_id: review.score or 0.0 for review in reviews}
         hits = hits_still_there(connection, scores)
-    return CaseDocument(
-        **vars(of),
-        reviews=[
-            ReviewDocument(
-                **{name: value for name, value in vars(review).items() if name != "camera_id"},
-                result=(result_document(hits[review.box_id]) if review.box_id in hits else None),
-            )
-            for review in reviews
-        ],
-    )
+    for review in reviews:
+        if review.box_id in hits:
+            review.result = result_document(hits[review.box_id])
+    return CaseDocument(**vars(of), reviews=reviews)

@@ -9,7 +9,6 @@ import csv
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,18 +29,9 @@ LEAST_VISIBLE = 0.35
 #: Change of brightness, contrast and colour of a person, up to this factor either way.
 CHANGE = 0.35
 
-Mask = npt.NDArray[np.uint8]
 
-
-@dataclass(frozen=True)
-class CutOut:
-    """A person and what of the rectangle is that person: RGBA."""
-
-    picture: Image.Image
-
-
-def coco_cut_outs(folder: Path) -> list[CutOut]:
-    """Cut people from `coco_small` along their polygons: whole, upright, not at the edge."""
+def coco_cut_outs(folder: Path) -> list[Image.Image]:
+    """Cut people of `coco_small`, as RGBA, along polygons: whole, upright, not at the edge."""
     content = json.loads((folder / "person_instances.json").read_text(encoding="utf-8"))
     images = {image["id"]: image for image in content["images"]}
     found = []
@@ -60,8 +50,8 @@ def coco_cut_outs(folder: Path) -> list[CutOut]:
     return found
 
 
-def penn_fudan_cut_outs(folder: Path) -> list[CutOut]:
-    """Cut every person of `pennfudan` out."""
+def penn_fudan_cut_outs(folder: Path) -> list[Image.Image]:
+    """Cut every person of `pennfudan` out, as RGBA."""
     by_picture: dict[str, list[dict[str, str]]] = defaultdict(list)
     with (folder / "gt.csv").open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
@@ -81,17 +71,17 @@ def _is_pedestrian(width: float, height: float) -> bool:
     return height >= LEAST_HEIGHT and height >= LEAST_ASPECT * width
 
 
-def _cut_out(picture: Image.Image, mask: Image.Image) -> CutOut:
+def _cut_out(picture: Image.Image, mask: Image.Image) -> Image.Image:
     # The outermost pixels show the old background: the mask shrinks by one and its edge is soft.
     soft = mask.filter(ImageFilter.MinFilter(3)).filter(ImageFilter.GaussianBlur(0.8))
     box = mask.getbbox()
     whole = picture.copy()
     whole.putalpha(soft)
-    return CutOut(whole.crop(box))
+    return whole.crop(box)
 
 
 def write_pasted(
-    cut_outs: Sequence[CutOut],
+    cut_outs: Sequence[Image.Image],
     backgrounds: Sequence[AnnotatedScene],
     out: Path,
     count: int,
@@ -102,7 +92,7 @@ def write_pasted(
     Parameters
     ----------
     cut_outs
-        People to paste; their identities are not known afterwards.
+        People to paste, RGBA; their identities are not known afterwards.
     backgrounds
         Pictures, with the people who are on them already.
     out
@@ -127,7 +117,7 @@ def write_pasted(
 
 
 def _paste(
-    cut_outs: Sequence[CutOut], background: AnnotatedScene, rng: np.random.Generator
+    cut_outs: Sequence[Image.Image], background: AnnotatedScene, rng: np.random.Generator
 ) -> tuple[Image.Image, npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     scene = Image.open(background.path).convert("RGB")
     scale = LONG_SIDE / max(scene.size)
@@ -148,7 +138,7 @@ def _paste(
     last: tuple[float, float] | None = None
     for _ in range(int(rng.integers(3, MOST_PEOPLE + 1))):
         height = int(np.clip(typical * rng.uniform(0.7, 1.4), *HEIGHTS))
-        person = _changed(cut_outs[int(rng.integers(len(cut_outs)))].picture, height, rng)
+        person = _changed(cut_outs[int(rng.integers(len(cut_outs)))], height, rng)
         left = rng.uniform(-0.3 * person.width, scene.width - 0.7 * person.width)
         top = rng.uniform(0, max(scene.height - 0.85 * height, 1))
         if last is not None and rng.random() < 0.35:

@@ -55,7 +55,7 @@ function item(one, review) {
   const by = [["proposed", review.proposed_by], ["first", review.first_by], ["second", review.second_by], ["rejected", review.rejected_by]]
     .filter(([, key]) => key !== null).map(([what, key]) => `${what}: ${key ? `key ${key}` : "this machine"}`).join(", ");
   return make("li", {}, crop, make("div", {},
-    make("p", {}, make("span", { className: `state ${review.state.split(" ")[0]}${review.state === "confirmed once" ? "-once" : ""}`, textContent: review.state }),
+    make("p", {}, make("span", { className: `state ${review.state.replace(" ", "-")}`, textContent: review.state }),
       review.score === null ? "" : `, similar ${review.score.toFixed(2)}`),
     make("p", { textContent: frame ? `${frame.camera}, ${time(frame.captured_at)}` : "deleted from the gallery" }),
     make("p", { className: "hint", textContent: by }),

@@ -11,17 +11,16 @@ from model.annotations import AnnotatedScene
 from training.pasted import (
     HEIGHTS,
     LONG_SIDE,
-    CutOut,
     coco_cut_outs,
     penn_fudan_cut_outs,
     write_pasted,
 )
 
 
-def red_person() -> CutOut:
+def red_person() -> Image.Image:
     person = Image.new("RGBA", (60, 180))
     ImageDraw.Draw(person).ellipse((0, 0, 59, 179), fill=(250, 0, 0, 255))
-    return CutOut(person)
+    return person
 
 
 def grey_scene(path: Path, boxes: list[list[float]] | None = None) -> AnnotatedScene:
@@ -111,7 +110,7 @@ def test_people_are_cut_along_their_masks(tmp_path: Path, height: int, found: in
     for cut_outs in (coco_cut_outs(tmp_path), penn_fudan_cut_outs(tmp_path)):
         assert len(cut_outs) == found
         for cut_out in cut_outs:
-            values = np.asarray(cut_out.picture)
+            values = np.asarray(cut_out)
             solid = values[values[..., 3] > 250]
             assert (solid[:, 0] > 150).all()
             assert (solid[:, 2] < 100).all()
