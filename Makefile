@@ -70,7 +70,8 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 
 lock: $(DEV) ## Bring both locks up to date with pyproject.toml and constraints.in
 	$(COMPILE) pyproject.toml --output-file requirements.lock
-	$(COMPILE) --extra onnx --extra train --extra parquet --extra postgres --extra dev \
+	$(COMPILE) --extra onnx --extra train --extra parquet --extra postgres --extra milvus \
+		--extra cluster --extra docs --extra dev \
 		--constraint requirements.lock pyproject.toml --output-file requirements-dev.lock
 
 clean: ## Remove the virtual environment, caches and build outputs; results stay
