@@ -4,12 +4,13 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 import torch
 
 from indexer.decode_protocol import Pixels
+from indexer.work import Precision
 from model import (
     BINet,
     BINetConfig,
@@ -23,8 +24,6 @@ from model import (
 from model.checkpoint import read_config
 from model.detections import FloatArray
 from model.errors import BINetError
-
-Precision = Literal["float32", "bfloat16"]
 
 
 class DeviceError(BINetError):

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from indexer.branch import NetworkBranch, Precision
 from indexer.capture_time import CaptureTime, Clock, parse_offset, parse_time
 from indexer.errors import GalleryError
 from indexer.gallery import Gallery
@@ -15,7 +14,7 @@ from indexer.indexing import KIND, Indexed, index_sources
 from indexer.jobs import resumable
 from indexer.progress import Progress
 from indexer.region import Region, parse_polygon
-from indexer.work import IndexOptions, Keep
+from indexer.work import IndexOptions, Keep, Precision
 
 
 @dataclass(frozen=True)
@@ -81,6 +80,8 @@ def run_index(
     GalleryError
         When there is nothing to resume.
     """
+    from indexer.branch import NetworkBranch
+
     job_id = None
     with contextlib.ExitStack() as stack:
         if request is None:

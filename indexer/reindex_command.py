@@ -3,12 +3,12 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from indexer.branch import NetworkBranch, Precision
 from indexer.gallery import Gallery
 from indexer.index_command import progress_bar_of
 from indexer.ingest import active_encoder
 from indexer.region import Region, parse_polygon
 from indexer.reindexing import Reindexed, reindex
+from indexer.work import Precision
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class ReindexRequest:
 
 def run_reindex(url: str, request: ReindexRequest, drop_old: bool) -> tuple[Reindexed, int]:
     """Re-index a gallery; return how it ended, and how many old boxes were deleted."""
+    from indexer.branch import NetworkBranch
+
     polygon = None if request.roi is None else parse_polygon(request.roi)
     with Gallery.open(url) as gallery, progress_bar_of("frames") as show:
         branch = NetworkBranch.load(request.weights, request.device, request.precision)

@@ -4,13 +4,16 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from indexer.capture_time import CaptureTime
 from indexer.decode_protocol import Pixels
 from indexer.region import Region
 from indexer.sources import SourceFile
 from model.detections import Detections
+
+#: What the network computes in.
+Precision = Literal["float32", "bfloat16"]
 
 
 class SearchBranch(Protocol):

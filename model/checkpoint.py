@@ -11,17 +11,18 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import safetensors.torch
-import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from torch import Tensor, nn
 
 from model.config import BINetConfig
 from model.errors import CheckpointError
 from model.files import sync
+
+if TYPE_CHECKING:  # torch takes seconds to import, and `read_config` does not need it
+    import torch
+    from torch import Tensor, nn
 
 CONFIG_NAME = "config.json"
 FORMAT = "binet-checkpoint"
@@ -44,10 +45,12 @@ class Checkpoint:
 def write_checkpoint(
     folder: str | Path,
     config: BINetConfig,
-    state: Mapping[str, Tensor],
+    state: "Mapping[str, Tensor]",
     provenance: Mapping[str, Any] | None = None,
 ) -> Checkpoint:
     """Write a checkpoint atomically; an older one in the same folder is replaced."""
+    import safetensors.torch
+
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     data = safetensors.torch.save({name: value.contiguous() for name, value in state.items()})
@@ -71,7 +74,7 @@ def write_checkpoint(
     return checkpoint
 
 
-def in_type(state: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
+def in_type(state: "Mapping[str, Tensor]", dtype: "torch.dtype | None") -> "dict[str, Tensor]":
     """Turn the floating point tensors of a state into another type; counters stay as they are.
 
     Raises
@@ -154,7 +157,7 @@ def _not_there(folder: Path) -> str:
     return f"There is no checkpoint folder {folder}"
 
 
-def read_state(folder: str | Path, checkpoint: Checkpoint) -> dict[str, Tensor]:
+def read_state(folder: str | Path, checkpoint: Checkpoint) -> "dict[str, Tensor]":
     """Read the weights that `config.json` names, after checking their hash.
 
     Raises
@@ -162,6 +165,8 @@ def read_state(folder: str | Path, checkpoint: Checkpoint) -> dict[str, Tensor]:
     CheckpointError
         When the file is missing, damaged, or no safetensors.
     """
+    import safetensors.torch
+
     path = Path(folder) / checkpoint.weights
     try:
         data = path.read_bytes()
@@ -176,7 +181,7 @@ def read_state(folder: str | Path, checkpoint: Checkpoint) -> dict[str, Tensor]:
     return state
 
 
-def load_strictly(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+def load_strictly(network: "nn.Module", state: "Mapping[str, Tensor]") -> None:
     """Load every tensor; one too few, too many or of another shape is an error that names it."""
     own = network.state_dict()
     problems = [

@@ -109,8 +109,9 @@ class CameraDocument(BaseModel):
 
 
 class StatsDocument(BaseModel):
-    """How much is there, of what the key may know."""
+    """How much is there, of what the key may know, and what the key may do."""
 
+    role: Role
     cameras: int
     sources: int
     frames: int

@@ -124,7 +124,7 @@ def sources(
 
 @router.get("/stats")
 def stats(service: ServiceHere, key: Viewer) -> StatsDocument:
-    """Count what the key may know of."""
+    """Count what the key may know of, and tell its role."""
     scope = service.scope(key)
     source, frame, box = schema.source.c, schema.frame.c, schema.box.c
 
@@ -142,6 +142,7 @@ def stats(service: ServiceHere, key: Viewer) -> StatsDocument:
         )
         boxes = select(counted).select_from(schema.box).where(within(box.camera_id))
         return StatsDocument(
+            role=key.role,
             cameras=len(named_cameras(service, key)),
             sources=connection.execute(of_sources).scalar_one(),
             frames=connection.execute(frames).scalar_one(),

@@ -28,6 +28,7 @@ class Metrics:
         self._seconds = Histogram(
             "binet_request_seconds", "Seconds to answer.", labels[:2], registry=self.registry
         )
+        self.registry.register(service.stages)
         self.registry.register(_State(service))
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:

@@ -95,7 +95,8 @@ async def search(
         raise ProblemError(422, "Give one query at least: `crop`, `scene` with `box`, or `box_id`")
     positives = await _embedded(service, pictures[: len(crop)])
     if in_scene is not None and box is not None:
-        marked = await asyncio.wrap_future(service.worker.embed_box(in_scene, parse_box(box)))
+        with service.stages.labels("encode").time():
+            marked = await asyncio.wrap_future(service.worker.embed_box(in_scene, parse_box(box)))
         own = np.asarray(marked, np.float32)[None]
         positives = own if positives is None else np.concatenate([positives, own])
     query = Query(
@@ -153,13 +154,15 @@ async def _answer(
     begun: float,
 ) -> SearchDocument:
     wanted = await run_in_threadpool(given.filter, service, key)
-    result = await run_in_threadpool(service.gallery.search, query, given.k, wanted)
+    with service.stages.labels("index").time():
+        result = await run_in_threadpool(service.gallery.search, query, given.k, wanted)
     least = given.min_score
     hits = [hit for hit in result.hits if least is None or hit.score >= least]
     # With negatives a score is no similarity any more.
     plain = not (query.negative_boxes or query.negatives is not None)
     curve = service.calibration(result.encoder) if plain else None
-    groups = await run_in_threadpool(_groups, service.gallery, hits, given.group_by, curve)
+    with service.stages.labels("group").time():
+        groups = await run_in_threadpool(_groups, service.gallery, hits, given.group_by, curve)
     took_ms = 1e3 * (time.perf_counter() - begun)
     detail = {
         **given.detail(key),
@@ -170,7 +173,8 @@ async def _answer(
         "took_ms": round(took_ms, 1),
     }
     # Nothing leaves before the audit holds it.
-    audit_id = await run_in_threadpool(record, service, key, "search", detail)
+    with service.stages.labels("audit").time():
+        audit_id = await run_in_threadpool(record, service, key, "search", detail)
     return SearchDocument(
         audit_id=audit_id,
         encoder=_encoder(result),
@@ -191,7 +195,8 @@ async def _answer(
 async def _people(
     service: Service, key: Key, given: Conditions, scene: _Picture, begun: float
 ) -> SearchDocument:
-    found = await asyncio.wrap_future(service.worker.find_people(scene.pixels))
+    with service.stages.labels("encode").time():
+        found = await asyncio.wrap_future(service.worker.find_people(scene.pixels))
     people = [
         PersonDocument.model_validate({"box": box.tolist(), "detection_score": float(score)})
         for box, score in zip(found.boxes_xyxy, found.scores, strict=True)
@@ -220,7 +225,8 @@ async def _decode(service: Service, files: Sequence[UploadFile]) -> list[_Pictur
     for number, file in enumerate(files, 1):
         data = await file.read()
         try:
-            decoded = await run_in_threadpool(decode_picture, data, limits, FORMATS)
+            with service.stages.labels("decode").time():
+                decoded = await run_in_threadpool(decode_picture, data, limits, FORMATS)
         except SourceError as error:
             raise ProblemError(
                 422, f"Picture {number} cannot be used: {error}; send a JPEG, PNG or WebP"
@@ -233,7 +239,8 @@ async def _embedded(service: Service, pictures: Sequence[_Picture]) -> Float32 |
     if not pictures:
         return None
     waiting = [asyncio.wrap_future(service.worker.embed_crop(one.pixels)) for one in pictures]
-    return np.stack(await asyncio.gather(*waiting)).astype(np.float32)
+    with service.stages.labels("encode").time():
+        return np.stack(await asyncio.gather(*waiting)).astype(np.float32)
 
 
 def _groups(

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from queue import SimpleQueue
 
+from prometheus_client import Histogram
+
 from indexer.errors import EncoderError
 from indexer.gallery import Gallery
 from indexer.media import MediaReader
@@ -54,6 +56,13 @@ class Service:
             self.gallery.close()
             raise
         self.rate = RateLimit(settings.rate)
+        #: How long the parts of a search take; `stages.labels("index").time()` takes one's time.
+        self.stages = Histogram(
+            "binet_search_stage_seconds",
+            "Seconds of a search by stage; encode includes the wait for the network.",
+            ["stage"],
+            registry=None,
+        )
         self._calibration = read_calibration(settings.weights)
         limits = WorkerLimits(batch=settings.batch, queue=settings.queue, hang_s=settings.hang_s)
         self.worker = EncoderWorker(load or self._load, limits)

@@ -35,7 +35,7 @@ function show(one) {
     make("h2", { textContent: one.name, tabIndex: -1 }),
     make("p", {},
       button("Export as ZIP", () => save(one)), " ",
-      button("Delete the case", () => drop(one))),
+      button("Delete the case", () => drop(one), { className: "operator" })),
     make("p", { className: "hint", textContent: "A result is confirmed when two different keys have confirmed it." }),
     one.reviews.length
       ? make("ul", {}, ...one.reviews.map((review) => item(one, review)))

@@ -47,7 +47,7 @@ function show(place, job) {
     make("h3", { textContent: `${job.sources.join(", ")}${job.camera ? `, camera ${job.camera}` : ""}` }),
     make("p", { textContent: `${job.state}, ${time(job.created_at)}: ${job.indexed} files indexed, ${job.failed} failed, of ${job.discovered}${job.reason ? `. ${job.reason}` : ""}` }),
     over ? "" : make("progress", { value: share, max: 1, ariaLabel: "Progress" }),
-    over ? "" : button("Cancel", () => attempt(() => ask(`jobs/${job.id}`, { method: "DELETE" })), { ariaLabel: `Cancel job ${job.id}` }),
+    over ? "" : button("Cancel", () => attempt(() => ask(`jobs/${job.id}`, { method: "DELETE" })), { ariaLabel: `Cancel job ${job.id}`, className: "operator" }),
     job.failures.length ? make("details", {}, make("summary", { textContent: `${job.failures.length} failures` }),
       make("ul", {}, ...job.failures.map(({ name, reason }) => make("li", { textContent: `${name}: ${reason}` })))) : "");
 }

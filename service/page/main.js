@@ -31,6 +31,7 @@ async function health() {
 
 async function begin() {
   await attempt(async () => {
+    document.body.dataset.role = (await askJson("stats")).role;
     results.showCameras(await askJson("cameras"));
     await cases.refresh();
   });

@@ -186,6 +186,9 @@ def test_from_a_dropped_crop_to_the_exported_case(browser: Browser, frames: Path
         page.get_by_role("button", name=re.compile("Confirm box")).click()
         expect(page.locator("#case .state")).to_have_text("confirmed")
         picture(page, "case")
+        # Viewers are not offered what they may not do.
+        delete = page.get_by_role("button", name="Delete the case")
+        expect(delete).to_have_count(0)
         with page.expect_download() as download:
             page.get_by_role("button", name="Export as ZIP").click()
         with zipfile.ZipFile(download.value.path()) as archive:
@@ -193,6 +196,16 @@ def test_from_a_dropped_crop_to_the_exported_case(browser: Browser, frames: Path
             assert {"case.json", "audit.jsonl", "SHA256SUMS"} <= set(names)
             (crop,) = (name for name in names if name.startswith("crops/"))
             Image.open(io.BytesIO(archive.read(crop))).verify()
+        part(page, "Indexing")
+        expect(page.locator("#stats")).to_contain_text("boxes in")
+        expect(page.get_by_role("button", name="Index it")).to_have_count(0)
+        give_key(page, create_key(service.store, "three", Role.OPERATOR)[1])
+        expect(page.get_by_role("button", name="Index it")).to_be_visible()
+        part(page, "Cases")
+        page.on("dialog", lambda dialog: dialog.accept())
+        delete.click()
+        expect(page.locator("#case")).to_be_hidden()
+        expect(page.locator("#case-list")).to_contain_text("There is no case yet")
 
 
 def test_people_of_a_scene_and_a_drawn_box(browser: Browser, folder: Path) -> None:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -330,6 +331,17 @@ def test_the_fast_tier_is_built_where_it_is_asked_for(
     run_index(folder, [folder.parent / "more"])
     until(lambda: len(built) > 1)
     assert built[-1] > 1.1 * built[0]
+
+
+def test_metrics_tell_the_stages_of_a_search(client: TestClient) -> None:
+    def counted() -> dict[str, float]:
+        pattern = r'binet_search_stage_seconds_count\{stage="(\w+)"\} (\S+)'
+        return {name: float(n) for name, n in re.findall(pattern, client.get("/metrics").text)}
+
+    assert counted() == {}
+    assert client.post("/v1/search", files={"crop": png(1)}).status_code == 200
+    stages = ("decode", "encode", "index", "group", "audit")
+    assert counted() == dict.fromkeys(stages, 1)
 
 
 def test_metrics_tell_how_far_the_index_is_behind(
