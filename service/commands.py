@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from indexer.commands import Url
+from indexer.errors import GalleryError
 from model.files import DEFAULT_WEIGHTS
 from service.roles import Role
 
@@ -55,11 +56,9 @@ def serve(
     Without keys it answers this machine alone, for trying out; beyond it, make keys first
     (`binet keys create`).
     """
-    import uvicorn
-
     from service import logs
     from service.app import create_app
-    from service.serving import check_exposure
+    from service.serving import check_exposure, run
     from service.settings import Settings
 
     with _store(gallery_url) as store:
@@ -80,7 +79,9 @@ def serve(
     if allow_local:
         typer.secho("no keys: whoever is on this machine may ask everything", fg="yellow", err=True)
     typer.echo(f"listening at http://{host}:{port}/ (end with Ctrl-C)", err=True)
-    uvicorn.run(app, host=host, port=port, log_config=None, access_log=False, server_header=False)
+    reason = run(app, host=host, port=port, log_config=None)
+    if reason is not None:
+        raise GalleryError(f"The service has ended: {reason}. Start it again")
 
 
 @keys.command("create")

@@ -1,6 +1,13 @@
-"""Where the service's tables are, and who may be let in."""
+"""Where the service's tables are, who may be let in, and how its process ends."""
 
+import socket
+import threading
+from collections.abc import Sequence
 from ipaddress import ip_address
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
 
 from indexer.database import Database, now_us
 from indexer.errors import GalleryError
@@ -38,6 +45,33 @@ def check_exposure(store: Database, host: str) -> bool:
             "binet keys create NAME --role admin"
         )
     return not valid
+
+
+def run(app: FastAPI, sockets: Sequence[socket.socket] | None = None, **config: Any) -> str | None:
+    """Serve until the process is told to end, or its encoder is gone for good.
+
+    Parameters
+    ----------
+    app
+        See `service.app.create_app`.
+    config
+        What uvicorn is told.
+
+    Returns
+    -------
+    str or None
+        Why the service cannot go on; None when it was told to end.
+    """
+    service = app.state.service
+    server = uvicorn.Server(uvicorn.Config(app, access_log=False, server_header=False, **config))
+
+    def watch() -> None:
+        service.broken.wait()
+        server.should_exit = True
+
+    threading.Thread(target=watch, name="watch", daemon=True).start()
+    server.run(None if sockets is None else list(sockets))
+    return service.worker.reason if service.broken.is_set() else None
 
 
 def is_loopback(host: str) -> bool:

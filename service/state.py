@@ -73,6 +73,8 @@ class Service:
         self._ended, self._loaded = threading.Event(), threading.Event()
         self._loading: threading.Thread | None = None
         self._problem: str | None = "the index is being loaded"
+        #: Set when the encoder is gone for good: the process has to be started anew.
+        self.broken = threading.Event()
 
     def start(self) -> None:
         """Load index and network, in the background."""
@@ -136,9 +138,11 @@ class Service:
         return NetworkBranch.load(self.settings.weights, self.settings.device)
 
     def _load_index(self) -> None:
-        """Load the index, then follow what other processes put into the gallery."""
+        """Load the index, then follow what other processes put into it, and how the encoder is."""
         tier_of = 0
         while True:
+            if self.worker.state in (WorkerState.HANGING, WorkerState.FAILED):
+                self.broken.set()
             try:
                 boxes = len(self.gallery.refresh())
                 if self.settings.fast and boxes > _TIER_GROWTH * tier_of:

@@ -1,4 +1,6 @@
-"""A service in a process of its own, with an encoder that needs no network: `GALLERY PORT_FILE`.
+"""A service in a process of its own, with an encoder that needs no network.
+
+Arguments: the gallery, the file that tells the port, and seconds after which a batch hangs.
 
 Searches for the picture that is all of one colour, 9, wait until a file beside the port's is there:
 so a test can end the service while it answers.
@@ -10,11 +12,10 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-import uvicorn
-
 from indexer.decode_protocol import Pixels
 from model.detections import FloatArray
 from service.app import create_app
+from service.serving import run
 from service.settings import Settings
 from tests.service.conftest import PATIENCE_S, FakeEncoder
 
@@ -38,16 +39,18 @@ class SlowEncoder(FakeEncoder):
         return super().embed_crops(crops)
 
 
-def main(gallery: str, port_file: Path) -> None:
-    settings = Settings(gallery=gallery, allow_local=True, rate="1000000/minute")
+def main(gallery: str, port_file: Path, hang_s: float) -> None:
+    settings = Settings(
+        gallery=gallery, allow_local=True, rate="1000000/minute", hang_s=hang_s, follow_s=0.05
+    )
     app = create_app(settings, lambda: SlowEncoder(port_file.parent))
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     port_file.with_suffix(".new").write_text(str(listening.getsockname()[1]))
     port_file.with_suffix(".new").replace(port_file)
-    config = uvicorn.Config(app, log_level="error", access_log=False)
-    uvicorn.Server(config).run(sockets=[listening])
+    if reason := run(app, [listening], log_level="error"):
+        raise SystemExit(reason)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]))

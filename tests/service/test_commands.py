@@ -90,12 +90,10 @@ def test_it_listens_beyond_this_machine_with_keys_only(
 
 
 def test_serve_starts_the_app(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import uvicorn
-
-    from service import state
+    from service import serving, state
 
     started: list[Any] = []
-    monkeypatch.setattr(uvicorn, "run", lambda app, **options: started.append((app, options)))
+    monkeypatch.setattr(serving, "run", lambda app, **options: started.append((app, options)))
     monkeypatch.setattr(state.Service, "_load", lambda _: FakeEncoder())
     result = run("serve", "--gallery", folder, "--port", 8123, "--require-reason")
     ((app, options),) = started

@@ -27,10 +27,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def running(folder: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """A service's process and its address."""
+def running(
+    folder: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A service's process and its address; its parameter: when the encoder counts as hanging."""
     port = tmp_path / "port"
-    command = [sys.executable, "-m", "tests.service.fake_server", str(folder), str(port)]
+    hang_s = str(getattr(request, "param", PATIENCE_S))
+    command = [sys.executable, "-m", "tests.service.fake_server", str(folder), str(port), hang_s]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)
     try:
         until(lambda: port.exists() or process.poll() is not None)
@@ -93,6 +96,18 @@ def test_sigterm_loses_no_accepted_request(
     assert [answer.status_code for answer in answers] == [200] * 9
     assert all(answer.json()["audit_id"] for answer in answers)
     assert process.wait(PATIENCE_S) in (0, -signal.SIGTERM)
+
+
+@pytest.mark.parametrize("running", [0.2], indirect=True)
+def test_a_service_whose_encoder_hangs_tells_and_ends(
+    running: tuple[subprocess.Popen[bytes], str],
+) -> None:
+    process, address = running
+    answer = httpx.post(f"{address}/v1/search", files={"crop": held()}, timeout=PATIENCE_S)
+    assert answer.status_code == 503
+    assert process.wait(PATIENCE_S) == 1
+    assert process.stderr is not None
+    assert b"a batch takes more than 0.2 s" in process.stderr.read()
 
 
 def hostile(rng: random.Random) -> bytes:
