@@ -23,6 +23,7 @@ from indexer.database import Database
 from indexer.errors import GalleryError, SourceError
 from indexer.filters import Filter
 from indexer.gallery import Gallery
+from indexer.jobs import end_interrupted, read_job
 from indexer.media_store import set_media_url
 from indexer.query import Query
 from indexer.repairing import repair
@@ -51,10 +52,21 @@ def test_a_gallery_of_the_first_version_is_brought_up_to_date(tmp_path: Path) ->
     with sqlite3.connect(tmp_path / "gallery.db") as connection:
         connection.execute("INSERT INTO camera (name) VALUES ('door')")
         connection.execute("DROP TABLE setting")
+        connection.execute("DROP TABLE job_item")
+        for column in ("owner", "lease_until_us", "tries_left"):
+            connection.execute(f"ALTER TABLE job DROP COLUMN {column}")
+        request = '{"request": {"sources": ["a"]}, "report": {"frames": 3}, "process": null}'
+        connection.execute(
+            "INSERT INTO job (kind, state, request, discovered, indexed, failed, created_at_us)"
+            f" VALUES ('index', 'running', '{request}', 1, 0, 0, 0)"
+        )
         connection.execute("UPDATE alembic_version SET version_num = '0001'")
     connection.close()
     with Gallery.open(tmp_path) as gallery:
         assert gallery.cameras() == {"door": 1}
+        with gallery.database.write() as writing:
+            assert read_job(writing, 1).report == {"frames": 3}
+            assert end_interrupted(writing) == [1]
         with gallery.database.read() as reading:
             assert compare_metadata(MigrationContext.configure(reading), metadata) == []
 
