@@ -6,7 +6,6 @@ An item is a video, an archive, or some batches of pictures. It is there until i
 import json
 import threading
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -31,18 +30,56 @@ _CHUNK = 200
 _LOOK_S = 0.5
 
 
-@dataclass(frozen=True)
+@dataclass
 class Item:
-    """What one indexer works at."""
+    """What one indexer works at.
+
+    Attributes
+    ----------
+    through
+        A bit for each file that is through.
+    """
 
     id: int
     files: list[SourceFile]
+    through: int = 0
+
+    def __post_init__(self) -> None:
+        #: Places of the files with a name; an archive may have a name twice.
+        self.places: dict[str, list[int]] = {}
+        for place, file in enumerate(self.files):
+            self.places.setdefault(file.uri, []).append(place)
+
+    def tasks(self, batch: int) -> Iterator[Task]:
+        """Cut up what is left, as all of it would be cut."""
+        places = iter(range(len(self.files)))
+        for task in tasks(self.files, batch):
+            left = [file for file in task if not self.through >> next(places) & 1]
+            if left:
+                yield left
+
+    def after(self, uris: Sequence[str]) -> int:
+        """Return the bits once files with these names are through too."""
+        bits = self.through
+        for uri in uris:
+            places = self.places[uri]
+            bits |= 1 << next((p for p in places if not bits >> p & 1), places[0])
+        return bits
+
+    def is_done(self, through: int) -> bool:
+        """Tell whether these bits are all of its files."""
+        return through == (1 << len(self.files)) - 1
 
 
 def add_items(connection: Connection, job_id: int, files: Sequence[SourceFile], batch: int) -> None:
     """Write what a job is to do, cut so that the batches are those of a single indexer."""
     rows = [
-        {"job_id": job_id, "files": _packed(task), "bytes": sum(file.size for file in task)}
+        {
+            "job_id": job_id,
+            "files": _packed(task),
+            "through": b"",
+            "bytes": sum(file.size for file in task),
+        }
         for task in tasks(files, batch * BATCHES)
     ]
     for start in range(0, len(rows), _CHUNK):
@@ -71,7 +108,7 @@ def take_item(
     PostgreSQL passes over the rows that others are taking at this moment.
     """
     column = schema.job_item.c
-    query = select(column.id, column.files).where(
+    query = select(column.id, column.files, column.through).where(
         column.job_id == job_id, is_over(schema.job_item, clock_us(connection))
     )
     if wanted is not None:
@@ -85,7 +122,7 @@ def take_item(
         .where(column.id == row.id)
         .values(owner=owner, lease_until_us=end_us(connection))
     )
-    return Item(row.id, _unpacked(row.files))
+    return Item(row.id, _unpacked(row.files), int.from_bytes(row.through))
 
 
 class Share:
@@ -108,9 +145,8 @@ class Share:
         self._wanted = wanted
         self._wait = wait and wanted is None
         self._lock = threading.Lock()
+        self._items: dict[int, Item] = {}
         self._item_of: dict[str, int] = {}
-        #: Files of each item that are not through.
-        self._left: Counter[int] = Counter()
 
     def tasks(self, batch: int, check: Callable[[], None]) -> Iterator[Task]:
         """Give what is to be read, item by item.
@@ -127,9 +163,10 @@ class Share:
         """
         while (item := self._next(check)) is not None:
             with self._lock:
+                self._items[item.id] = item
                 self._item_of.update((file.uri, item.id) for file in item.files)
-                self._left[item.id] = len(item.files)
-            yield from tasks(item.files, batch)
+            # Cut at once: what is through changes while it is read.
+            yield from list(item.tasks(batch))
             if self._wanted is not None:
                 return
 
@@ -142,18 +179,16 @@ class Share:
             When another indexer has one of them: nothing of the batch may be committed.
         """
         column = schema.job_item.c
-        done = self._through(batch)
-        with self._lock:
-            concerned = {self._item_of[taken.file.uri] for taken in batch.frames} | set(done)
-            finished = {item for item, count in done.items() if self._left[item] == count}
         until = end_us(connection)
-        for item in sorted(concerned):
-            own = (column.id == item, column.owner == self.owner)
-            if item in finished:
+        for item, through in self._after(batch):
+            own = (column.id == item.id, column.owner == self.owner)
+            if item.is_done(through):
                 changed = connection.execute(delete(schema.job_item).where(*own))
             else:
                 changed = connection.execute(
-                    update(schema.job_item).where(*own).values(lease_until_us=until)
+                    update(schema.job_item)
+                    .where(*own)
+                    .values(lease_until_us=until, through=_bytes(through))
                 )
             if not changed.rowcount:
                 raise LeaseLostError(
@@ -162,15 +197,24 @@ class Share:
                 )
 
     def committed(self, batch: Batch) -> None:
-        """Count the files of a batch that is on disk."""
-        done = self._through(batch)
+        """Remember which files are through, once the batch is on disk."""
+        for item, through in self._after(batch):
+            item.through = through
+            if item.is_done(through):
+                with self._lock:
+                    del self._items[item.id]
+                    for file in item.files:
+                        self._item_of.pop(file.uri, None)
+
+    def _after(self, batch: Batch) -> list[tuple[Item, int]]:
+        """Return the items that a batch is of, and what of them is through after it."""
+        uris: dict[int, list[str]] = {}
         with self._lock:
-            self._left.subtract(done)
-            finished = {item for item in done if not self._left[item]}
-            if finished:
-                self._item_of = {
-                    u: item for u, item in self._item_of.items() if item not in finished
-                }
+            for taken in batch.frames:
+                uris.setdefault(self._item_of[taken.file.uri], [])
+            for outcome in batch.outcomes:
+                uris.setdefault(self._item_of[outcome.file.uri], []).append(outcome.file.uri)
+            return [(self._items[key], self._items[key].after(uris[key])) for key in sorted(uris)]
 
     def release(self) -> None:
         """Leave what was not done to others."""
@@ -181,10 +225,6 @@ class Share:
                 .where(column.job_id == self._job_id, column.owner == self.owner)
                 .values(owner=None, lease_until_us=None)
             )
-
-    def _through(self, batch: Batch) -> Counter[int]:
-        with self._lock:
-            return Counter(self._item_of[outcome.file.uri] for outcome in batch.outcomes)
 
     def _next(self, check: Callable[[], None]) -> Item | None:
         column = schema.job_item.c
@@ -210,6 +250,10 @@ class Share:
             check()
             waiting.wait(_LOOK_S)
             check()
+
+
+def _bytes(bits: int) -> bytes:
+    return bits.to_bytes((bits.bit_length() + 7) // 8)
 
 
 def _packed(files: Sequence[SourceFile]) -> bytes:

@@ -128,8 +128,9 @@ def _namespace() -> str:
 
 
 def _began(pid: int) -> str | None:
-    """When a process began, in the kernel's own clock; None where there is no such file."""
+    """When a process began, in the kernel's own clock; None where it has ended, or nobody says."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if state == "Z" else fields[18]
+    except (OSError, ValueError, IndexError):
         return None

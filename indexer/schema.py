@@ -241,6 +241,8 @@ job_item = Table(
     Column("job_id", BigInteger, ForeignKey("job.id"), nullable=False),
     # Compressed JSON.
     Column("files", LargeBinary, nullable=False),
+    # A bit for each file that is through.
+    Column("through", LargeBinary, nullable=False),
     # Of the files, for the progress.
     Column("bytes", BigInteger, nullable=False),
     Column("owner", String(255)),

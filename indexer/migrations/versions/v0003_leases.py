@@ -25,6 +25,7 @@ def upgrade() -> None:
         sa.Column("id", _BIG, nullable=False),
         sa.Column("job_id", sa.BigInteger(), nullable=False),
         sa.Column("files", sa.LargeBinary(), nullable=False),
+        sa.Column("through", sa.LargeBinary(), nullable=False),
         sa.Column("bytes", sa.BigInteger(), nullable=False),
         sa.Column("owner", sa.String(length=255), nullable=True),
         sa.Column("lease_until_us", sa.BigInteger(), nullable=True),
