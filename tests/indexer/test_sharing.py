@@ -17,7 +17,7 @@ from indexer import items, leases, schema
 from indexer.checking import check
 from indexer.errors import GalleryError, JobCancelled
 from indexer.gallery import Gallery
-from indexer.indexing import KIND, help_index, index_sources
+from indexer.indexing import KIND, Indexed, help_index, index_sources
 from indexer.jobs import (
     Job,
     create_job,
@@ -30,6 +30,7 @@ from indexer.jobs import (
 )
 from indexer.leases import LeaseLostError, is_gone, new_owner
 from indexer.schema import JobState
+from indexer.sources import SourceFile, SourceKind
 from tests.indexer import postgres
 from tests.indexer.archives_made import content, make_noise_clip, make_picture, run_index
 from tests.indexer.fake_branch import FakeBranch
@@ -200,7 +201,7 @@ def test_a_lease_that_is_over_is_taken_and_one_that_holds_is_not(
     with Gallery.open(place, create=True) as gallery, gallery.database.write() as connection:
         job_id = create_job(connection, KIND, {})
         start_job(connection, job_id, "far 0 1 - x")
-        found = [items.SourceFile(str(archive / "a.mkv"), items.SourceKind.VIDEO, 7, None, "yard")]
+        found = [SourceFile(str(archive / "a.mkv"), SourceKind.VIDEO, 7, None, "yard")]
         items.add_items(connection, job_id, found, 2)
         assert items.size_of_items(connection, job_id) == 7
         taken = items.take_item(connection, job_id, "far 0 1 - x")
@@ -249,7 +250,7 @@ def test_a_queued_job_is_given_to_one_and_comes_back(place: Path) -> None:
 
 def test_one_item_by_its_number(place: Path, archive: Path) -> None:
     Gallery.open(place, create=True).close()
-    shares = []
+    shares: list[Indexed] = []
 
     def help_once(_: object) -> None:
         if shares:
