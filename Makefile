@@ -24,9 +24,14 @@ export SOURCE QUERY WEIGHTS OUT BACKBONE ABLATION SMOKE
 # which takes longer (4 to 10 s) than most tests.
 unexport PYTHONDONTWRITEBYTECODE
 
+GALLERY_TESTS = $(wildcard tests/indexer/test_gallery*.py) $(addprefix tests/indexer/test_,\
+	crashes.py fast_tier.py filters.py index_commands.py indexing.py media.py reindexing.py \
+	repairing.py sharing.py snapshot.py upkeep.py) $(addprefix tests/service/test_,cases.py \
+	conditions.py jobs.py keys_and_audit.py search.py sharing.py)
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo ablation benchmark-smoke test nightly lint types check lock clean
+.PHONY: help demo ablation benchmark-smoke test test-postgres nightly lint types check lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' Makefile
@@ -48,7 +53,11 @@ benchmark-smoke: $(DEV) ## Run the steps of the GPU benchmark's job on small dra
 test: $(DEV) ## Run all tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-nightly: $(DEV) ## Run the crash and damage tests ten times as long as `make test`
+test-postgres: $(DEV) ## Run the gallery's tests with PostgreSQL in SQLite's place (needs its server)
+	OMP_NUM_THREADS=1 BINET_TEST_DATABASE=postgres $(BIN)/pytest --numprocesses auto \
+		--dist loadfile $(GALLERY_TESTS)
+
+nightly: test-postgres ## Run the crash and damage tests ten times as long as `make test`
 	OMP_NUM_THREADS=1 BINET_KILLS=200 BINET_DAMAGED=5000 BINET_CORRUPTIONS=1000 \
 		BINET_PICTURES=10000 BINET_HOSTILE=10000 BINET_EXAMPLES=200 $(BIN)/pytest \
 		--numprocesses auto --dist loadfile tests/indexer/test_crashes.py \

@@ -72,6 +72,10 @@ def index(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the last job, with its own options.")
     ] = False,
+    join: Annotated[
+        int | None,
+        typer.Option(metavar="JOB", help="Help with a job that another process runs."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the people of videos and pictures and put them into a gallery.
@@ -81,11 +85,13 @@ def index(
     from indexer import index_command as command
 
     request = None
-    if resume and sources:
-        raise typer.BadParameter("--resume goes on with the last job: give no SOURCE")
-    if not resume:
+    if (resume or join is not None) and sources:
+        raise typer.BadParameter("--resume and --join go on with a job: give no SOURCE")
+    if resume and join is not None:
+        raise typer.BadParameter("give --resume or --join, not both")
+    if not resume and join is None:
         if not sources:
-            raise typer.BadParameter("give a SOURCE, or --resume")
+            raise typer.BadParameter("give a SOURCE, --resume or --join")
         request = command.IndexRequest(
             sources=[str(path.absolute()) for path in sources],
             weights=str(weights.absolute()),
@@ -102,7 +108,10 @@ def index(
             keep=keep,
         )
     with command.progress_bar() as show:
-        result = command.run_index(gallery_url, request, show)
+        if join is not None:
+            result = command.run_help(gallery_url, join, show)
+        else:
+            result = command.run_index(gallery_url, request, show)
     if as_json:
         typer.echo(command.as_json(result))
     else:

@@ -133,6 +133,18 @@ class Database:
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
             yield connection
 
+    @contextmanager
+    def claim(self) -> Iterator[Connection]:
+        """Write who works at what, in a short transaction.
+
+        PostgreSQL does so beside a writer, row by row: searches follow nothing that is written
+        here. SQLite has one writer, and this is one.
+        """
+        with _errors(), self._writer.begin() as connection:
+            if not self.is_sqlite:
+                connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{BUSY_TIMEOUT_S}s'")
+            yield connection
+
     def last_ids(self, connection: Connection) -> dict[str, int]:
         """Return the last id that each table has given, deleted rows included."""
         tables = [table.name for table in metadata.tables.values() if "id" in table.c]

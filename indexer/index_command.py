@@ -10,8 +10,8 @@ from pathlib import Path
 from indexer.capture_time import CaptureTime, Clock, parse_offset, parse_time
 from indexer.errors import GalleryError
 from indexer.gallery import Gallery
-from indexer.indexing import KIND, Indexed, index_sources
-from indexer.jobs import resumable
+from indexer.indexing import KIND, Indexed, help_index, index_sources
+from indexer.jobs import read_job, resumable
 from indexer.progress import Progress
 from indexer.region import Region, parse_polygon
 from indexer.work import IndexOptions, Keep, Precision
@@ -105,6 +105,28 @@ def run_index(
             request=asdict(request),
             job_id=job_id,
             on_progress=show,
+        )
+
+
+def run_help(
+    url: str,
+    job_id: int,
+    show: Callable[[Progress], None] | None = None,
+    item: int | None = None,
+    wait: bool = True,
+) -> Indexed:
+    """Take a share of an index job that another process has begun, with the job's options.
+
+    See `indexer.indexing.help_index`.
+    """
+    from indexer.branch import NetworkBranch
+
+    with Gallery.open(url) as gallery:
+        with gallery.database.read() as connection:
+            request = IndexRequest(**read_job(connection, job_id).request)
+        branch = NetworkBranch.load(request.weights, request.device, request.precision)
+        return help_index(
+            gallery, branch, job_id, request.options(), item=item, wait=wait, on_progress=show
         )
 
 

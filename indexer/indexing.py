@@ -1,7 +1,8 @@
 """Indexing as a job: what is discovered is indexed, or fails with a reason."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -11,30 +12,34 @@ from indexer.archives import Member
 from indexer.channels import StageTime
 from indexer.decode_protocol import ListArchive
 from indexer.decoder import Decoder
-from indexer.errors import EncoderError, SourceError
+from indexer.errors import EncoderError, GalleryError, SourceError
 from indexer.gallery import Gallery
+from indexer.items import Share, add_items, size_of_items
 from indexer.jobs import (
     Failure,
     create_job,
     end_badly,
-    fail_interrupted,
+    end_interrupted,
     failures_of,
-    finish_job,
+    finish_if_done,
+    hold_job,
     read_job,
+    report_job,
     set_discovered,
     start_job,
 )
 from indexer.known import Scope
+from indexer.leases import heartbeat, new_owner
 from indexer.limits import Limits
 from indexer.media_store import MediaStore
 from indexer.mirror import Encoder
-from indexer.pipeline import Pipeline, Stages, cancelled, total_bytes
+from indexer.pipeline import Pipeline, Stages, cancelled
 from indexer.progress import STAGES, Progress
-from indexer.reading import tasks
 from indexer.schema import EncoderState, JobState
 from indexer.sources import Discovered, discover
 from indexer.work import IndexOptions, Keep, SearchBranch
 from indexer.writing import Writer
+from model.errors import BINetError
 
 #: Kind of the jobs made here.
 KIND = "index"
@@ -76,6 +81,7 @@ def index_sources(
     *,
     request: dict[str, Any] | None = None,
     job_id: int | None = None,
+    held_by: str | None = None,
     limits: Limits | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     cancel: threading.Event | None = None,
@@ -88,6 +94,8 @@ def index_sources(
         What is remembered with the job.
     job_id
         A job that was queued, or that is resumed; None makes one.
+    held_by
+        Who has taken the job from the queue, for this process.
     on_progress
         Called after each batch, in another thread.
     cancel
@@ -101,39 +109,128 @@ def index_sources(
         When the gallery is of another encoder.
     JobCancelled
         When it was cancelled.
+    LeaseLostError
+        When it was not heard of for too long, and another process has the job.
     GalleryError, MediaError
         When nothing can be written any more. The job has failed with that reason then.
     """
     limits = limits or Limits()
     encoder = register(gallery, branch)
+    wanted = request or {"sources": [str(path) for path in paths]}
+    with leading(gallery, paths, options, wanted, job_id, held_by, limits) as led:
+        work = _Work(gallery, branch, encoder, options, limits, on_progress, cancel)
+        progress = work.run(led.job_id, led.owner, None, True)
+    return _indexed(gallery, led.job_id, progress, led.ignored)
+
+
+def help_index(
+    gallery: Gallery,
+    branch: SearchBranch,
+    job_id: int,
+    options: IndexOptions,
+    *,
+    item: int | None = None,
+    wait: bool = True,
+    limits: Limits | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    cancel: threading.Event | None = None,
+) -> Indexed:
+    """Take a share of an index job that another process has begun.
+
+    Parameters
+    ----------
+    options
+        Those of the job.
+    item
+        The one item to index (see `indexer.items.item_ids`); None takes one after the other. One
+        that is done, or that somebody else has, is passed over.
+    wait
+        Whether to stay until the job is done, and take over what another one leaves.
+
+    Returns
+    -------
+    Indexed
+        The job as it stands then; `unchanged`, `new_frames` and `new_boxes` are of this share.
+
+    Raises
+    ------
+    EncoderError
+        When the gallery is of another encoder.
+    JobCancelled
+        When the job was cancelled, or failed elsewhere.
+    LeaseLostError
+        When it was not heard of for too long, and another has taken its items.
+    GalleryError, MediaError
+        When the job does not run, or nothing can be written any more; its items are left to others.
+    """
+    limits = limits or Limits()
+    encoder = register(gallery, branch)
+    with gallery.database.read() as connection:
+        job = read_job(connection, job_id)
+    if job.kind != KIND or job.state != JobState.RUNNING:
+        raise GalleryError(f"Job {job_id} is no index job that runs: there is nothing to help with")
+    owner = new_owner()
+    work = _Work(gallery, branch, encoder, options, limits, on_progress, cancel)
+    with heartbeat(gallery.database, job_id, owner):
+        progress = work.run(job_id, owner, item, wait)
+    return _indexed(gallery, job_id, progress, 0)
+
+
+@dataclass(frozen=True)
+class Led:
+    """A job that this process has begun; `owner` holds its lease."""
+
+    job_id: int
+    owner: str
+    ignored: int
+
+
+@contextmanager
+def leading(
+    gallery: Gallery,
+    paths: Sequence[str | Path],
+    options: IndexOptions,
+    request: dict[str, Any],
+    job_id: int | None,
+    held_by: str | None,
+    limits: Limits,
+) -> Iterator[Led]:
+    """Begin a job: find its files, and write down its items for whoever works at it.
+
+    The lease of the job is held to the end of the block; what is raised there ends the job.
+    """
+    owner = new_owner()
     with gallery.database.write() as connection:
-        fail_interrupted(connection)
-        if job_id is None:
-            job_id = create_job(connection, KIND, request or {"sources": [str(p) for p in paths]})
-        start_job(connection, job_id)
+        end_interrupted(connection)
+        key = create_job(connection, KIND, request) if job_id is None else job_id
+        start_job(connection, key, owner, held_by)
     try:
-        found = _discover(paths, options, limits)
-        with gallery.database.write() as connection:
-            set_discovered(connection, job_id, len(found.files))
-        progress = _run(
-            gallery, branch, encoder, found, options, job_id, limits, on_progress, cancel
-        )
+        with heartbeat(gallery.database, key, owner):
+            found = _discover(paths, options, limits)
+            with gallery.database.write() as connection:
+                hold_job(connection, key, owner)
+                set_discovered(connection, key, len(found.files))
+                add_items(connection, key, found.files, options.batch)
+            yield Led(key, owner, found.ignored)
     except BaseException as error:
-        end_badly(gallery.database, job_id, error)
+        end_badly(gallery.database, key, error, owner)
         raise
-    with gallery.database.write() as connection:
-        finish_job(connection, job_id, JobState.DONE, report=progress.report())
+
+
+def _indexed(gallery: Gallery, job_id: int, progress: Progress, ignored: int) -> Indexed:
+    with gallery.database.read() as connection:
         job = read_job(connection, job_id)
         failures = failures_of(connection, job_id)
+    counts = progress.counts
     return Indexed(
         job_id,
         job.discovered,
         job.indexed,
         job.failed,
-        progress.counts.unchanged,
-        found.ignored,
-        progress.counts.new_frames,
-        progress.counts.new_boxes,
+        counts.unchanged,
+        ignored,
+        counts.new_frames,
+        counts.new_boxes,
         failures,
         job.report,
     )
@@ -178,36 +275,54 @@ def _discover(paths: Sequence[str | Path], options: IndexOptions, limits: Limits
     return found
 
 
-def _run(
-    gallery: Gallery,
-    branch: SearchBranch,
-    encoder: Encoder,
-    found: Discovered,
-    options: IndexOptions,
-    job_id: int,
-    limits: Limits,
-    on_progress: Callable[[Progress], None] | None,
-    cancel: threading.Event | None,
-) -> Progress:
-    stages = {name: StageTime() for name in STAGES}
-    progress = Progress(len(found.files), total_bytes(found.files), stages)
-    scope = Scope(options.camera, encoder.id)
-    media = MediaStore.of(gallery.database)
-    if media is None and options.keep != Keep.OFF:
-        raise SourceError(
-            "A gallery in PostgreSQL has no folder for pictures: say where they are kept with "
-            "`binet gallery media`, or index with --keep off"
-        )
-    writer = Writer(gallery, scope, job_id, media, options.keep, progress)
+@dataclass(frozen=True)
+class _Work:
+    """What one indexer needs for its share of a job."""
 
-    def report(now: Progress) -> None:
-        if on_progress is not None:
-            on_progress(now)
-        if cancel is not None and cancel.is_set():
-            raise cancelled()
+    gallery: Gallery
+    branch: SearchBranch
+    encoder: Encoder
+    options: IndexOptions
+    limits: Limits
+    on_progress: Callable[[Progress], None] | None
+    cancel: threading.Event | None
 
-    pipeline = Pipeline(
-        Stages(branch, writer, progress, options, limits, report), gallery.database, scope
-    )
-    pipeline.run(tasks(found.files, options.batch))
-    return progress
+    def run(self, job_id: int, owner: str, item: int | None, wait: bool) -> Progress:
+        """Index items until none is left; see to it that a job without any is done."""
+        database = self.gallery.database
+        share = Share(database, job_id, owner, item, wait)
+        with database.read() as connection:
+            files, size = read_job(connection, job_id).discovered, size_of_items(connection, job_id)
+        progress = Progress(files, size, {name: StageTime() for name in STAGES})
+        try:
+            while True:
+                self._pass(job_id, share, progress)
+                with database.write() as connection:
+                    report_job(connection, job_id, progress.report(), owner)
+                    if finish_if_done(connection, job_id) or not wait or item is not None:
+                        return progress
+        except BaseException:
+            with suppress(BINetError):
+                share.release()
+            raise
+
+    def _pass(self, job_id: int, share: Share, progress: Progress) -> None:
+        scope = Scope(self.options.camera, self.encoder.id)
+        media = MediaStore.of(self.gallery.database)
+        keep = self.options.keep
+        if media is None and keep != Keep.OFF:
+            raise SourceError(
+                "A gallery in PostgreSQL has no folder for pictures: say where they are kept with "
+                "`binet gallery media`, or index with --keep off"
+            )
+        writer = Writer(self.gallery, scope, job_id, media, keep, progress, share)
+
+        def report(now: Progress) -> None:
+            if self.on_progress is not None:
+                self.on_progress(now)
+            if self.cancel is not None and self.cancel.is_set():
+                raise cancelled()
+
+        stages = Stages(self.branch, writer, progress, self.options, self.limits, report)
+        pipeline = Pipeline(stages, self.gallery.database, scope)
+        pipeline.run(share.tasks(self.options.batch, pipeline.check))

@@ -8,7 +8,21 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from sqlalchemy import ColumnElement, Connection, Row, Table, func, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Float,
+    Integer,
+    LargeBinary,
+    Row,
+    String,
+    Table,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from indexer import schema
 from indexer.database import now_us
@@ -21,6 +35,18 @@ from model.detections import Detections
 
 #: Values in one IN list: SQLite takes 32,766, and a plan is made for each length.
 IN_CHUNK = 500
+
+
+#: Rows of one batch from which PostgreSQL takes them with COPY: below, nothing is gained.
+COPY_FROM = 100
+
+_COPY_TYPES = {
+    BigInteger: "int8",
+    Integer: "int4",
+    Float: "float8",
+    LargeBinary: "bytea",
+    String: "text",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,9 +299,10 @@ def add_frames(
     ]
     if fresh:
         if boxes:
-            connection.execute(insert(schema.box), boxes)
-        connection.execute(
-            insert(schema.indexed),
+            _write(connection, schema.box, boxes)
+        _write(
+            connection,
+            schema.indexed,
             [
                 {"frame_id": frame_id, "encoder_id": encoder_id, "boxes": len(new.detections)}
                 for frame_id, new in fresh
@@ -306,7 +333,7 @@ def _frame_ids(
             )
     added = [new for new in frames if new.position not in known]
     if added:
-        connection.execute(insert(schema.frame), [_frame_row(source_id, new) for new in added])
+        _write(connection, schema.frame, [_frame_row(source_id, new) for new in added])
         known |= _frames_at(connection, source_id, [new.position for new in added])
     return [known[new.position][0] for new in frames], len(added)
 
@@ -393,6 +420,20 @@ def _box_rows(
             people.boxes_xyxy.tolist(), people.scores.tolist(), embeddings, strict=True
         )
     ]
+
+
+def _write(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
+    """Insert rows; many of them PostgreSQL takes with COPY."""
+    if connection.dialect.name == "sqlite" or len(rows) < COPY_FROM:
+        connection.execute(insert(table), rows)
+        return
+    names = list(rows[0])
+    driver: Any = connection.connection.driver_connection
+    statement = f"COPY {table.name} ({', '.join(names)}) FROM STDIN (FORMAT BINARY)"
+    with driver.cursor() as cursor, cursor.copy(statement) as copy:
+        copy.set_types([_COPY_TYPES[type(table.c[name].type)] for name in names])
+        for row in rows:
+            copy.write_row(list(row.values()))
 
 
 def chunks(values: list[int]) -> list[list[int]]:

@@ -16,7 +16,6 @@ from indexer.known import Scope
 from indexer.limits import Limits
 from indexer.progress import Progress
 from indexer.reading import Reader, Task
-from indexer.sources import SourceFile
 from indexer.work import Batch, IndexOptions, Keep, SearchBranch, Taken
 from indexer.writing import Writer
 from model.detections import Detections
@@ -85,6 +84,10 @@ class Pipeline:
                 thread.join()
         if self._error is not None:
             raise self._error
+
+    def check(self) -> None:
+        """Do nothing, but raise `ChannelClosed` after `abort`."""
+        self._decoded.check()
 
     def abort(self, error: BaseException | None = None) -> None:
         """Stop all stages; what is not committed is dropped. Any thread may call it."""
@@ -208,8 +211,3 @@ class _Shared:
 def cancelled() -> JobCancelled:
     """Make the error of a run that was told to stop."""
     return JobCancelled("Cancelled; `binet index --resume` goes on with it")
-
-
-def total_bytes(files: Sequence[SourceFile]) -> int:
-    """Sum up sizes."""
-    return sum(file.size for file in files)

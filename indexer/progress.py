@@ -144,3 +144,35 @@ class Progress:
                 for name, stage in self.stages.items()
             },
         }
+
+
+def merged(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the report of several indexers that share a job; {} for none.
+
+    Counts and the times of the stages are added up; the time is that of the longest.
+    """
+    if len(reports) <= 1:
+        return dict(reports[0]) if reports else {}
+    sums = {
+        key: sum(report.get(key, 0) for report in reports)
+        for key in ("unchanged", "frames", "new_frames", "new_boxes")
+    }
+    seconds = max(report["seconds"] for report in reports)
+    stages: dict[str, dict[str, float]] = {}
+    for report in reports:
+        for name, times in report["stages"].items():
+            into = stages.setdefault(name, dict.fromkeys(times, 0.0))
+            for key, value in times.items():
+                into[key] = round(into[key] + value, 3)
+    return {
+        "files": max(report["files"] for report in reports),
+        **sums,
+        "share": round(min(sum(report["share"] for report in reports), 1.0), 4),
+        "seconds": seconds,
+        "frames_per_s": round(sums["frames"] / max(seconds, 1e-9), 3),
+        "network_busy_share": round(
+            stages["network"]["busy_s"] / max(seconds * len(reports), 1e-9), 4
+        ),
+        "stages": stages,
+        "indexers": len(reports),
+    }

@@ -27,11 +27,13 @@ from indexer.jobs import (
     advance_job,
     create_job,
     end_badly,
-    fail_interrupted,
+    end_interrupted,
     finish_job,
+    hold_job,
     set_discovered,
     start_job,
 )
+from indexer.leases import heartbeat, new_owner
 from indexer.limits import Limits
 from indexer.media import MediaReader
 from indexer.mirror import Encoder
@@ -111,8 +113,9 @@ def reindex(
     GalleryError
         When nothing can be written any more.
     """
+    owner = new_owner()
     with gallery.database.write() as connection:
-        fail_interrupted(connection)
+        end_interrupted(connection)
         ingest.active_encoder(connection)
         encoder = ingest.add_encoder(
             connection, branch.weights_sha256, branch.preprocess_sha256, branch.dimension
@@ -122,13 +125,14 @@ def reindex(
         if encoder.state == EncoderState.RETIRED:
             ingest.rebuild(connection, encoder.id)
         job_id = create_job(connection, KIND, request or {})
-        start_job(connection, job_id)
+        start_job(connection, job_id, owner)
     try:
-        done = _Run(gallery, branch, encoder, job_id, region or Region(), batch, on_progress)
-        done.run(limits or Limits())
+        done = _Run(gallery, branch, encoder, job_id, owner, region or Region(), batch, on_progress)
+        with heartbeat(gallery.database, job_id, owner):
+            done.run(limits or Limits())
         active = _flip(gallery, encoder, incomplete)
     except BaseException as error:
-        end_badly(gallery.database, job_id, error)
+        end_badly(gallery.database, job_id, error, owner)
         raise
     with gallery.database.write() as connection:
         finish_job(connection, job_id, JobState.DONE)
@@ -153,6 +157,7 @@ class _Run:
         branch: SearchBranch,
         encoder: Encoder,
         job_id: int,
+        owner: str,
         region: Region,
         batch: int,
         on_progress: Callable[[int, int], None] | None,
@@ -164,6 +169,7 @@ class _Run:
         self._branch = branch
         self._encoder = encoder
         self._job_id = job_id
+        self._owner = owner
         self._region = region
         self._batch = batch
         self._on_progress = on_progress
@@ -196,7 +202,7 @@ class _Run:
         people = [self._region.keep(found) for found in self._branch.detect(scenes)]
         found = {row.id: (row, one) for (row, _), one in zip(pictures, people, strict=True)}
         with self._gallery.database.write() as connection:
-            advance_job(connection, self._job_id, 0, [], {"frames": self.frames})
+            self._count(connection, 0, [])
             frame = schema.frame.c
             there: list[int] = []
             for chunk in chunks(sorted(found)):
@@ -217,9 +223,12 @@ class _Run:
     def _advance(self, failures: list[Failure]) -> None:
         self.failures += failures
         with self._gallery.database.write() as connection:
-            advance_job(
-                connection, self._job_id, 1 - len(failures), failures, {"frames": self.frames}
-            )
+            self._count(connection, 1 - len(failures), failures)
+
+    def _count(self, connection: Connection, indexed: int, failures: list[Failure]) -> None:
+        report = {"frames": self.frames}
+        advance_job(connection, self._job_id, indexed, failures, report, self._owner)
+        hold_job(connection, self._job_id, self._owner)
 
 
 def _lacking_sources(connection: Connection, encoder_id: int) -> list[int]:

@@ -224,7 +224,30 @@ job = Table(
     Column("created_at_us", BigInteger, nullable=False),
     Column("started_at_us", BigInteger),
     Column("finished_at_us", BigInteger),
+    # Who runs it, until when nobody else may (see `indexer.leases`), and how often it goes back
+    # into the queue when whoever ran it is not heard of any more.
+    Column("owner", String(255)),
+    Column("lease_until_us", BigInteger),
+    Column("tries_left", Integer, nullable=False, server_default=text("0")),
     _one_of("state", JobState),
+    sqlite_autoincrement=True,
+)
+
+# What is left to do of a job, in the pieces that indexers take.
+job_item = Table(
+    "job_item",
+    metadata,
+    Column("id", _BIG, primary_key=True),
+    Column("job_id", BigInteger, ForeignKey("job.id"), nullable=False),
+    # Compressed JSON.
+    Column("files", LargeBinary, nullable=False),
+    # A bit for each file that is through.
+    Column("through", LargeBinary, nullable=False),
+    # Of the files, for the progress.
+    Column("bytes", BigInteger, nullable=False),
+    Column("owner", String(255)),
+    Column("lease_until_us", BigInteger),
+    Index(None, "job_id"),
     sqlite_autoincrement=True,
 )
 

@@ -16,7 +16,7 @@ from indexer.deletion import Deleted, replay_tombstones
 from indexer.errors import GalleryError
 from indexer.filters import Filter
 from indexer.gallery import Gallery
-from indexer.jobs import fail_interrupted
+from indexer.jobs import end_interrupted
 from indexer.media import prune_media
 from indexer.schema import JobState
 from model.files import sync
@@ -88,7 +88,7 @@ def compact(gallery: Gallery) -> int:
     """
     job = schema.job.c
     with gallery.database.write() as connection:
-        fail_interrupted(connection)
+        end_interrupted(connection)
         running = connection.execute(select(job.id).where(job.state == JobState.RUNNING)).scalar()
     if running is not None:
         raise GalleryError(f"Job {running} is running: wait for it, or cancel it first")

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, func, select, update
 from indexer import ingest, schema
 from indexer.gallery import Gallery
 from indexer.ingest import NewFrame
+from indexer.items import Share
 from indexer.jobs import Failure, advance_job
 from indexer.known import Scope
 from indexer.media_store import MediaStore, cut_crop
@@ -28,6 +29,8 @@ class Writer:
         Whose counts and report go with each batch.
     media
         Where pictures are kept; None keeps none.
+    share
+        Whose leases each batch is written under.
     """
 
     def __init__(
@@ -38,7 +41,9 @@ class Writer:
         media: MediaStore | None,
         keep: Keep,
         progress: Progress,
+        share: Share,
     ) -> None:
+        self._share = share
         self._gallery = gallery
         self._scope = scope
         self._job_id = job_id
@@ -61,6 +66,8 @@ class Writer:
         ------
         JobCancelled
             When the job was cancelled; nothing of the batch is written then.
+        LeaseLostError
+            When another indexer has taken over what the batch is of; nothing is written either.
         GalleryError, MediaError
             When it cannot be written.
         """
@@ -75,8 +82,16 @@ class Writer:
                 self._write_outcome(connection, outcome, sources)
             after = self._progress.after(batch.frames, outcomes, new_frames, new_boxes)
             advance_job(
-                connection, self._job_id, len(outcomes) - len(failures), failures, after.report()
+                connection,
+                self._job_id,
+                len(outcomes) - len(failures),
+                failures,
+                after.report(),
+                self._share.owner,
             )
+            # Last: renewing a lease then takes part in no wait of this transaction's.
+            self._share.hold(connection, batch)
+        self._share.committed(batch)
         self._progress.become(after)
         for outcome in outcomes:
             sources.pop(outcome.file.uri, None)

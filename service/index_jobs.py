@@ -5,24 +5,42 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
+from sqlalchemy import Connection, select
+
+from indexer import schema
 from indexer.gallery import Gallery
 from indexer.index_command import IndexRequest
 from indexer.indexing import KIND
-from indexer.jobs import cancel_job, create_job, end_badly, list_jobs, read_job
+from indexer.jobs import (
+    cancel_job,
+    create_job,
+    end_badly,
+    end_interrupted,
+    give_back_job,
+    read_job,
+    take_job,
+)
+from indexer.leases import LeaseLostError, heartbeat, is_gone, new_owner
 from indexer.schema import JobState
 from model.errors import BINetError
 
 _log = logging.getLogger(__name__)
 
-Run = Callable[[int], None]
+#: Runs a job to its end, whose lease an owner has taken.
+Run = Callable[[int, str], None]
+
+#: How often a job is begun before it counts as failed, where whoever ran it has died.
+TRIES = 3
+#: Seconds between looks for jobs that another service has queued, or left.
+_LOOK_S = 2.0
 
 
 class IndexJobs:
-    """Runs the queued index jobs of a gallery, one after the other.
+    """Runs the queued index jobs of a gallery, one after the other; several services share them.
 
     Parameters
     ----------
@@ -36,25 +54,19 @@ class IndexJobs:
         self._url = gallery_url
         self._gallery = gallery
         self._run = run or self._in_a_process
-        self._queue: SimpleQueue[int | None] = SimpleQueue()
+        self._wake = threading.Event()
+        self._stopping = False
         self._process: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._work, name="jobs", daemon=True)
 
     def start(self) -> None:
-        """Take up the jobs that were queued before, and wait for more."""
-        with self._gallery.database.read() as connection:
-            left = [
-                job.id
-                for job in reversed(list_jobs(connection))
-                if job.state == JobState.QUEUED and job.kind == KIND
-            ]
-        for job_id in left:
-            self._queue.put(job_id)
+        """Take up the jobs that are queued, and wait for more."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End the process of the job that runs; it can be resumed with `binet index --resume`."""
-        self._queue.put(None)
+        """End the process of the job that runs, which goes back into the queue."""
+        self._stopping = True
+        self._wake.set()
         process = self._process
         if process is not None:
             process.terminate()
@@ -64,8 +76,8 @@ class IndexJobs:
     def add(self, request: IndexRequest) -> int:
         """Queue a job; return its id."""
         with self._gallery.database.write() as connection:
-            job_id = create_job(connection, KIND, vars(request))
-        self._queue.put(job_id)
+            job_id = create_job(connection, KIND, vars(request), TRIES)
+        self._wake.set()
         return job_id
 
     def cancel(self, job_id: int) -> None:
@@ -80,25 +92,60 @@ class IndexJobs:
             cancel_job(connection, job_id)
 
     def _work(self) -> None:
-        while (job_id := self._queue.get()) is not None:
-            with self._gallery.database.read() as connection:
-                if read_job(connection, job_id).state != JobState.QUEUED:
-                    continue  # cancelled while it waited
+        owner = new_owner()
+        while not self._stopping:
+            self._wake.clear()
+            job_id = None
             try:
-                self._run(job_id)
+                job_id = self._take(owner)
+            except BINetError as error:
+                _log.warning("The queue of jobs cannot be read: %s", error)
+            if job_id is None:
+                self._wake.wait(_LOOK_S)
+                continue
+            try:
+                with heartbeat(self._gallery.database, job_id, owner):
+                    self._run(job_id, owner)
             except Exception as error:
-                _log.warning("Index job %d failed: %s", job_id, type(error).__name__)
-                self._end(job_id, error)
+                self._end(job_id, owner, error)
 
-    def _end(self, job_id: int, error: Exception) -> None:
+    def _take(self, owner: str) -> int | None:
+        column = schema.job.c
+        waiting = select(column.id).where(
+            column.kind == KIND, column.state.in_((JobState.QUEUED, JobState.RUNNING))
+        )
         with self._gallery.database.read() as connection:
-            state = read_job(connection, job_id).state
-        if state in (JobState.QUEUED, JobState.RUNNING):
-            end_badly(self._gallery.database, job_id, error)
+            if connection.execute(waiting.limit(1)).first() is None:
+                return None
+        with self._gallery.database.claim() as connection:
+            end_interrupted(connection)
+            return take_job(connection, KIND, owner)
 
-    def _in_a_process(self, job_id: int) -> None:
-        command = [sys.executable, "-m", "service.index_process", self._url, str(job_id)]
+    def _is_ours(self, connection: Connection, job_id: int, owner: str) -> bool:
+        """Tell whether a job still runs for us, or for a process of ours that has ended."""
+        job = read_job(connection, job_id)
+        return job.state == JobState.RUNNING and (job.owner == owner or is_gone(job.owner))
+
+    def _end(self, job_id: int, owner: str, error: Exception) -> None:
+        if isinstance(error, LeaseLostError):
+            return  # it is another's
+        with suppress(BINetError):
+            if self._stopping:
+                with self._gallery.database.claim() as connection:
+                    if self._is_ours(connection, job_id, owner):
+                        give_back_job(connection, job_id)
+                return
+            with self._gallery.database.read() as connection:
+                ours = self._is_ours(connection, job_id, owner)
+            if ours:
+                _log.warning("Index job %d failed: %s", job_id, type(error).__name__)
+                end_badly(self._gallery.database, job_id, error)
+
+    def _in_a_process(self, job_id: int, owner: str) -> None:
+        command = [sys.executable, "-m", "service.index_process", self._url, str(job_id), owner]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)  # noqa: S603
+        if self._stopping:
+            self._process.terminate()
         code = self._process.wait()
         self._process = None
         if code:

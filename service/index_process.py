@@ -1,4 +1,4 @@
-"""Runs one queued index job, in a process of its own: `python -m service.index_process URL JOB`."""
+"""Runs an index job in a process of its own: `python -m service.index_process URL JOB OWNER`."""
 
 import sys
 
@@ -7,11 +7,12 @@ from indexer.gallery import Gallery
 from indexer.index_command import IndexRequest
 from indexer.indexing import index_sources
 from indexer.jobs import end_badly, read_job
+from indexer.leases import LeaseLostError
 from model.errors import BINetError
 
 
-def main(gallery_url: str, job_id: int) -> int:
-    """Run the job; what becomes of it is in its row."""
+def main(gallery_url: str, job_id: int, owner: str) -> int:
+    """Run a job that `owner` has taken from the queue; what becomes of it is in its row."""
     with Gallery.open(gallery_url) as gallery:
         with gallery.database.read() as connection:
             request = IndexRequest(**read_job(connection, job_id).request)
@@ -19,12 +20,21 @@ def main(gallery_url: str, job_id: int) -> int:
             options = request.options()
             branch = NetworkBranch.load(request.weights, request.device, request.precision)
             index_sources(
-                gallery, branch, request.sources, options, request=vars(request), job_id=job_id
+                gallery,
+                branch,
+                request.sources,
+                options,
+                request=vars(request),
+                job_id=job_id,
+                held_by=owner,
             )
+        except LeaseLostError:
+            pass  # another process has the job
         except BINetError as error:
-            end_badly(gallery.database, job_id, error)
+            # Before the job began in this process; afterwards it has ended already.
+            end_badly(gallery.database, job_id, error, owner)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], int(sys.argv[2])))
+    sys.exit(main(sys.argv[1], int(sys.argv[2]), sys.argv[3]))

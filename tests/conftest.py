@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from model import BINet, BINetConfig, PreprocessingConfig, Target, create, variant_config
+from tests.indexer import postgres
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -29,6 +30,17 @@ def shared() -> Path:
 def _no_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BINET_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _galleries_in_postgres() -> Iterator[None]:
+    """With BINET_TEST_DATABASE=postgres: the folder of a gallery stands for a database there."""
+    if not postgres.WANTED:
+        yield
+        return
+    with postgres.server() as url, pytest.MonkeyPatch.context() as patch:
+        postgres.use(url, patch)
         yield
 
 

@@ -22,6 +22,7 @@ from indexer.jobs import resumable
 from indexer.progress import Progress
 from indexer.work import IndexOptions, Keep
 from tests.indexer.fake_branch import FakeBranch
+from tests.indexer.postgres import use_from_environment
 
 BATCH = 3
 
@@ -60,4 +61,5 @@ def main(place: str, source: str, last_statement: int) -> None:
 
 
 if __name__ == "__main__":
+    use_from_environment()
     main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

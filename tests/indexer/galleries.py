@@ -13,6 +13,7 @@ from indexer.mirror import Encoder
 from indexer.query import Query
 from model.detections import Detections
 from tests.indexer.oracle import people, unit
+from tests.indexer.postgres import FOLDERS
 
 DIMENSION = 16
 START = datetime(2026, 3, 28, 21, 0, tzinfo=UTC)
@@ -70,5 +71,6 @@ def all_boxes(gallery: Gallery, wanted: Filter | None = None) -> list[int]:
 
 
 def folder_of(gallery: Gallery) -> Path:
-    assert gallery.database.file is not None
+    if gallery.database.file is None:
+        return FOLDERS[gallery.database]
     return gallery.database.file.parent

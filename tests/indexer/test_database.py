@@ -1,12 +1,6 @@
 """Opening, migrating and locking."""
 
-import os
-import pwd
-import shutil
-import socket
 import sqlite3
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,10 +17,12 @@ from indexer.database import Database
 from indexer.errors import GalleryError, SourceError
 from indexer.filters import Filter
 from indexer.gallery import Gallery
+from indexer.jobs import end_interrupted, read_job
 from indexer.media_store import set_media_url
 from indexer.query import Query
 from indexer.repairing import repair
 from indexer.schema import metadata
+from tests.indexer import postgres
 from tests.indexer.archives_made import content, make_noise_clip, make_picture, run_index
 from tests.indexer.galleries import DIMENSION, new_frames, new_gallery, new_source
 from tests.indexer.oracle import unit
@@ -51,10 +47,21 @@ def test_a_gallery_of_the_first_version_is_brought_up_to_date(tmp_path: Path) ->
     with sqlite3.connect(tmp_path / "gallery.db") as connection:
         connection.execute("INSERT INTO camera (name) VALUES ('door')")
         connection.execute("DROP TABLE setting")
+        connection.execute("DROP TABLE job_item")
+        for column in ("owner", "lease_until_us", "tries_left"):
+            connection.execute(f"ALTER TABLE job DROP COLUMN {column}")
+        request = '{"request": {"sources": ["a"]}, "report": {"frames": 3}, "process": null}'
+        connection.execute(
+            "INSERT INTO job (kind, state, request, discovered, indexed, failed, created_at_us)"
+            f" VALUES ('index', 'running', '{request}', 1, 0, 0, 0)"
+        )
         connection.execute("UPDATE alembic_version SET version_num = '0001'")
     connection.close()
     with Gallery.open(tmp_path) as gallery:
         assert gallery.cameras() == {"door": 1}
+        with gallery.database.write() as writing:
+            assert read_job(writing, 1).report == {"frames": 3}
+            assert end_interrupted(writing) == [1]
         with gallery.database.read() as reading:
             assert compare_metadata(MigrationContext.configure(reading), metadata) == []
 
@@ -143,59 +150,25 @@ def test_a_second_writer_gives_up_with_one_line(
 # PostgreSQL
 
 
-BINARIES = Path("/usr/lib/postgresql")
-
-
 @pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    """A server of our own on a free port; its URL."""
-    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'binet[postgres]'")
-    found = sorted(BINARIES.glob("*/bin/pg_ctl")) or [Path(shutil.which("pg_ctl") or "")]
-    programs = found[-1].parent
-    if not (programs / "initdb").is_file():
-        pytest.skip("no PostgreSQL server is installed here: apt-get install postgresql")
-    # Not in pytest's own folder, which other users may not enter.
-    with tempfile.TemporaryDirectory() as folder:
-        yield from serve(programs, Path(folder))
+def server() -> Iterator[str]:
+    with postgres.server() as url:
+        yield url
 
 
-def serve(programs: Path, folder: Path) -> Iterator[str]:
-    user: str | None = None
-    if os.getuid() == 0:
-        # PostgreSQL refuses to run as root.
-        try:
-            user = pwd.getpwnam("postgres").pw_name
-        except KeyError:
-            pytest.skip("PostgreSQL does not run as root, and there is no user postgres")
-        shutil.chown(folder, user)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-
-    def run(program: str, *arguments: str) -> None:
-        command = [str(programs / program), "-D", str(folder / "data"), *arguments]
-        done = subprocess.run(
-            command, user=user, capture_output=True, text=True, cwd=folder, check=False
-        )
-        if done.returncode:
-            pytest.skip(f"PostgreSQL cannot be started here: {done.stderr.strip()[-200:]}")
-
-    run("initdb", "--auth=trust", "--username=postgres", "-E", "UTF8", "--no-locale", "--no-sync")
-    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-    run("pg_ctl", "-w", "-l", str(folder / "log"), "-o", options, "start")
-    try:
-        yield f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
-    finally:
-        run("pg_ctl", "-m", "immediate", "-w", "stop")
+@pytest.fixture
+def new_database(server: str) -> Iterator[str]:
+    with postgres.new_database(server, "another") as url:
+        yield url
 
 
-def test_the_same_on_postgres(postgres: str, tmp_path: Path) -> None:
+def test_the_same_on_postgres(server: str, tmp_path: Path) -> None:
     with pytest.raises(GalleryError, match="holds no gallery"):
-        Gallery.open(postgres)
+        Gallery.open(server)
     rng = np.random.default_rng(0)
     query = Query(unit(rng, 1, DIMENSION))
     results = []
-    for place in (postgres, str(tmp_path)):
+    for place in (server, str(tmp_path)):
         rng = np.random.default_rng(1)
         gallery, encoder = new_gallery(place)
         with gallery:
@@ -218,18 +191,6 @@ def test_the_same_on_postgres(postgres: str, tmp_path: Path) -> None:
     assert len(results[0][0].hits) == 11
     flat = [result.hits for pair in results for result in pair]
     assert flat[0] == flat[1] == flat[2] == flat[3]
-
-
-@pytest.fixture
-def new_database(postgres: str) -> Iterator[str]:
-    """Another database of the server."""
-    import psycopg
-
-    name, plain = "another", postgres.replace("+psycopg", "")
-    with psycopg.connect(plain, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-        yield postgres.rpartition("/")[0] + f"/{name}"
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def test_indexing_into_postgres(new_database: str, tmp_path: Path) -> None:

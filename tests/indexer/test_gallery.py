@@ -29,6 +29,7 @@ from tests.indexer.galleries import (
     sha,
 )
 from tests.indexer.oracle import oracle_scores, oracle_top_k, unit
+from tests.indexer.postgres import sqlite_only
 
 # R4
 
@@ -166,6 +167,7 @@ def test_frames_keep_their_exact_times(gallery: Gallery) -> None:
     assert (hit.frame.width, hit.frame.height) == (320, 240)
 
 
+@sqlite_only
 @pytest.mark.parametrize("damage", ["zeroblob(32)", "zeroblob(7)"])
 def test_a_damaged_embedding_is_named(gallery: Gallery, damage: str) -> None:
     with gallery.database.write() as connection:
@@ -254,6 +256,7 @@ def test_a_search_does_not_answer_with_what_another_process_deleted(gallery: Gal
         gallery.search(Query(boxes=[2]), 8)
 
 
+@sqlite_only
 def test_bytes_are_gone_after_compaction(gallery: Gallery) -> None:
     folder = folder_of(gallery)
     # Of several boxes in one place, those that are another's copy do not count.
@@ -293,6 +296,7 @@ def test_deletion_by_what_frames_do_not_have(gallery: Gallery) -> None:
         gallery.delete(where=Filter(min_score=0.5))
 
 
+@sqlite_only
 def test_deleted_boxes_stay_deleted_when_a_backup_is_restored(
     gallery: Gallery, tmp_path: Path
 ) -> None:

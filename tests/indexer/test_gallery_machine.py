@@ -105,7 +105,8 @@ class GalleryMachine(RuleBasedStateMachine):
 
     @rule()
     def snapshot(self) -> None:
-        self.gallery.save_snapshot()
+        if self.gallery.database.is_sqlite:
+            self.gallery.save_snapshot()
 
     @rule()
     def reopen(self) -> None:

@@ -30,6 +30,7 @@ from tests.indexer.archives_made import (
     run_index,
 )
 from tests.indexer.fake_branch import FakeBranch
+from tests.indexer.postgres import sqlite_only
 from tests.indexer.test_video import UNEVEN_MS, make_video
 
 
@@ -286,6 +287,7 @@ def test_ctrl_c_is_a_cancelled_job(tmp_path: Path, archive: Path) -> None:
     assert jobs_of(tmp_path / "g")[0].state == JobState.CANCELLED
 
 
+@sqlite_only
 def test_disk_full_fails_the_job_with_that_reason(tmp_path: Path, archive: Path) -> None:
     with Gallery.open(tmp_path / "g", create=True) as gallery:
         with gallery.database.read() as connection:

@@ -18,7 +18,10 @@ from indexer.checking import check
 from indexer.gallery import Gallery
 from indexer.work import Keep
 from tests.indexer.archives_made import content, date, make_picture, run_index
+from tests.indexer.postgres import sqlite_only
 from tests.indexer.test_video import make_video
+
+pytestmark = sqlite_only
 
 #: Seeded damages that are tried; each takes 0.1 s.
 DAMAGES = int(os.environ.get("BINET_CORRUPTIONS", "100"))

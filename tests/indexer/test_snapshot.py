@@ -14,6 +14,9 @@ from indexer.errors import GalleryError
 from indexer.gallery import Gallery
 from indexer.query import Query
 from tests.indexer.galleries import new_frames, new_gallery, new_source
+from tests.indexer.postgres import sqlite_only
+
+pytestmark = sqlite_only
 
 WARNING = "The index snapshot is not used"
 

@@ -29,6 +29,7 @@ from tests.indexer.galleries import (
     new_gallery,
     new_source,
 )
+from tests.indexer.postgres import sqlite_only
 
 Run = Callable[..., str]
 
@@ -91,6 +92,7 @@ def test_retention_by_age_keeps_what_is_younger(gallery: Gallery) -> None:
         upkeep.retain_age(gallery, timedelta(days=10_000_000), now)
 
 
+@sqlite_only
 def test_retention_by_size_deletes_the_oldest(tmp_path: Path) -> None:
     gallery, encoder = new_gallery(tmp_path / "large")
     with gallery:
@@ -174,6 +176,7 @@ def test_parquet_without_its_library_says_what_to_install(
     assert list(tmp_path.glob("*all.parquet*")) == []
 
 
+@sqlite_only
 def test_what_was_deleted_after_a_backup_stays_deleted(
     gallery: Gallery, run: Run, tmp_path: Path
 ) -> None:
@@ -193,6 +196,7 @@ def test_what_was_deleted_after_a_backup_stays_deleted(
     assert sorted(path.name for path in folder.iterdir()) == ["gallery.db"]
 
 
+@sqlite_only
 def test_a_backup_replaces_a_gallery_that_is_lost(run: Run, tmp_path: Path) -> None:
     run("backup", tmp_path / "saved.db")
     upkeep.restore(tmp_path / "new", tmp_path / "saved.db")

@@ -102,14 +102,14 @@ def start(folder: Path) -> Iterator[Start]:
         yield call
 
 
-def run_here(folder: Path, job_id: int) -> None:
+def run_here(folder: Path, job_id: int, owner: str) -> None:
     """Run a job with a network that is none, in the service's own process."""
     with Gallery.open(folder) as gallery:
         with gallery.database.read() as connection:
             request = IndexRequest(**read_job(connection, job_id).request)
         index_sources(
             gallery, FakeBranch(), request.sources, request.options(),
-            request=vars(request), job_id=job_id,
+            request=vars(request), job_id=job_id, held_by=owner,
         )  # fmt: skip
 
 

@@ -3,7 +3,6 @@
 import json
 import sys
 import threading
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ from fastapi.testclient import TestClient
 from indexer.branch import NetworkBranch
 from indexer.gallery import Gallery
 from indexer.index_command import IndexRequest
-from indexer.jobs import create_job, read_job
+from indexer.jobs import create_job, read_job, take_job
 from indexer.schema import JobState
 from service import index_process
-from service.index_jobs import source_below
+from service.index_jobs import TRIES, Run, source_below
 from service.roles import Role
 from tests.indexer.archives_made import make_picture
 from tests.indexer.fake_branch import FakeBranch
@@ -41,7 +40,7 @@ def archive(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run_job(folder: Path) -> Callable[[int], None]:
+def run_job(folder: Path) -> Run:
     return partial(run_here, folder)
 
 
@@ -51,9 +50,7 @@ def follow(client: TestClient, job_id: int, headers: Any = None) -> list[dict[st
     return [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
 
 
-def test_a_source_is_indexed_and_found(
-    start: Start, archive: Path, run_job: Callable[[int], None]
-) -> None:
+def test_a_source_is_indexed_and_found(start: Start, archive: Path, run_job: Run) -> None:
     client = start(allow_local=True, roots=(archive,), run_job=run_job, follow_s=0.02)
     queued = client.post("/v1/jobs", json={"source": "gate"})
     assert queued.status_code == 202, queued.text
@@ -79,7 +76,7 @@ def test_a_source_is_indexed_and_found(
 
 
 def test_sources_are_below_the_roots_only(
-    start: Start, archive: Path, tmp_path: Path, run_job: Callable[[int], None]
+    start: Start, archive: Path, tmp_path: Path, run_job: Run
 ) -> None:
     client = start(allow_local=True, roots=(archive,), run_job=run_job)
     for source in (
@@ -111,7 +108,7 @@ def test_sources_are_below_the_roots_only(
 def test_jobs_wait_for_each_other_and_can_be_cancelled(start: Start, archive: Path) -> None:
     gate, entered, ran = threading.Event(), threading.Event(), []
 
-    def run(job_id: int) -> None:
+    def run(job_id: int, _: str) -> None:
         ran.append(job_id)
         entered.set()
         assert gate.wait(PATIENCE_S)
@@ -133,11 +130,11 @@ def test_jobs_wait_for_each_other_and_can_be_cancelled(start: Start, archive: Pa
 
 
 def test_queued_jobs_are_taken_up_by_the_next_service(
-    folder: Path, start: Start, archive: Path, run_job: Callable[[int], None]
+    folder: Path, start: Start, archive: Path, run_job: Run
 ) -> None:
     request = IndexRequest([str(archive / "gate")], weights="none")
     with Gallery.open(folder) as gallery, gallery.database.write() as connection:
-        job = create_job(connection, "index", vars(request))
+        job = create_job(connection, "index", vars(request), TRIES)
     client = start(allow_local=True, roots=(archive,), run_job=run_job)
     assert follow(client, job)[-1]["state"] == "done"
 
@@ -158,14 +155,18 @@ def test_the_process_runs_what_was_queued(
     monkeypatch.setattr(NetworkBranch, "load", lambda *_: FakeBranch())
     request = IndexRequest([str(archive / "gate")], weights="none", camera="gate")
     with Gallery.open(folder) as gallery, gallery.database.write() as connection:
-        job = create_job(connection, "index", vars(request))
-    assert index_process.main(str(folder), job) == 0
+        job = create_job(connection, "index", vars(request), TRIES)
+        assert take_job(connection, "index", "me here 1 - x") == job
+    assert index_process.main(str(folder), job, "somebody else 1 - x") == 0
+    with Gallery.open(folder) as gallery, gallery.database.read() as connection:
+        assert read_job(connection, job).owner == "me here 1 - x"
+    assert index_process.main(str(folder), job, "me here 1 - x") == 0
     with Gallery.open(folder) as gallery, gallery.database.read() as connection:
         assert read_job(connection, job).state == JobState.DONE
 
 
 def test_a_scoped_key_sees_and_makes_jobs_of_its_cameras(
-    start: Start, archive: Path, run_job: Callable[[int], None]
+    start: Start, archive: Path, run_job: Run
 ) -> None:
     client = start(roots=(archive,), run_job=run_job)
     own = with_key(client, Role.OPERATOR, ["door"])
