@@ -10,6 +10,15 @@ from model.files import DEFAULT_WEIGHTS
 GALLERY_HELP = "A folder, sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME."
 
 Url = Annotated[str, typer.Option("--gallery", metavar="URL", help=GALLERY_HELP)]
+IndexUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--index",
+        metavar="URL",
+        envvar="BINET_INDEX",
+        help="Where vectors are: milvus+http://HOST:PORT or milvus+file:FILE.db. In memory without.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Roi = Annotated[
     str | None,
@@ -72,6 +81,7 @@ def index(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the last job, with its own options.")
     ] = False,
+    index_url: IndexUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the people of videos and pictures and put them into a gallery.
@@ -102,7 +112,7 @@ def index(
             keep=keep,
         )
     with command.progress_bar() as show:
-        result = command.run_index(gallery_url, request, show)
+        result = command.run_index(gallery_url, request, show, index_url)
     if as_json:
         typer.echo(command.as_json(result))
     else:
@@ -146,6 +156,7 @@ def search(
     min_score: Annotated[
         float | None, typer.Option(min=0, max=1, help="The detector's score, at least.")
     ] = None,
+    index_url: IndexUrl = None,
     as_json: AsJson = False,
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a page with the crops, too.")
@@ -171,7 +182,7 @@ def search(
         min_score=min_score,
     )
     request.check()
-    with Gallery.open(gallery_url) as opened:
+    with Gallery.open(gallery_url, index=index_url) as opened:
         found = command.run_search(opened, request)
         if html is not None:
             from indexer.search_page import write_page

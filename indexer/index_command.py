@@ -72,8 +72,14 @@ def run_index(
     url: str,
     request: IndexRequest | None,
     show: Callable[[Progress], None] | None = None,
+    index: str | None = None,
 ) -> Indexed:
     """Index what is asked for; without a request, go on with the last job.
+
+    Parameters
+    ----------
+    index
+        Where Milvus is, which is fed in the end; see `Gallery.open`.
 
     Raises
     ------
@@ -85,7 +91,7 @@ def run_index(
     job_id = None
     with contextlib.ExitStack() as stack:
         if request is None:
-            gallery = stack.enter_context(Gallery.open(url))
+            gallery = stack.enter_context(Gallery.open(url, index=index))
             job = resumable(gallery.database, KIND)
             if job is None:
                 raise GalleryError("There is nothing to resume: the last job is done")
@@ -96,8 +102,8 @@ def run_index(
             # A new gallery is made only once everything else is in order.
             options = request.options()
             branch = NetworkBranch.load(request.weights, request.device, request.precision)
-            gallery = stack.enter_context(Gallery.open(url, create=True))
-        return index_sources(
+            gallery = stack.enter_context(Gallery.open(url, create=True, index=index))
+        result = index_sources(
             gallery,
             branch,
             request.sources,
@@ -106,6 +112,9 @@ def run_index(
             job_id=job_id,
             on_progress=show,
         )
+        if index:
+            gallery.refresh()
+        return result
 
 
 @contextlib.contextmanager

@@ -121,7 +121,7 @@ def fill(folder: Path, boxes: int, encoder_of: tuple[str, str] = ("1" * 64, "2" 
 def _open(folder: Path) -> int:
     begun = time.perf_counter()
     with Gallery.open(folder) as gallery:
-        view = gallery.view()
+        view = gallery.view_in_memory()
         print(time.perf_counter() - begun, len(view))
     return 0
 
@@ -146,7 +146,7 @@ def _measure_opening(folder: Path) -> bool:
 
 def _measure_searches(folder: Path) -> bool:
     with Gallery.open(folder) as gallery:
-        view = gallery.view()
+        view = gallery.view_in_memory()
         per_box = view.nbytes / len(view)
         print(f"memory {per_box:.0f} bytes a box (promised {MOST_BYTES})")
         queries = _People(len(view)).views(SEARCHES)
@@ -178,7 +178,7 @@ def _times(gallery: Gallery, queries: Float32, wanted: Filter) -> Float32:
 
 def _bare(gallery: Gallery, queries: Float32) -> float:
     """Median of FAISS's own exact float16 search."""
-    view = gallery.view()
+    view = gallery.view_in_memory()
     index = faiss.IndexScalarQuantizer(
         DIM, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
     )
