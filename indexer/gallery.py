@@ -260,7 +260,7 @@ class Gallery:
         view = self.view()
         if isinstance(view, MilvusView):
             raise GalleryError(
-                "The vectors are in Milvus, and this needs them in memory: no --index"
+                "This needs the vectors in memory, and they are in Milvus"
             )
         return view
 

@@ -313,8 +313,8 @@ class MilvusMirror:
         milvus, collection = self._connect(), self.collection(encoder)
         if not fed.box_id:
             # What was deleted before is not among what is read now.
-            ids = select(func.max(schema.tombstone.c.id))
-            fed = replace(fed, tombstone_id=connection.execute(ids).scalar() or 0)
+            newest = select(func.max(schema.tombstone.c.id))
+            fed = replace(fed, tombstone_id=connection.execute(newest).scalar() or 0)
         last_box, last_tombstone = fed.box_id, fed.tombstone_id
         for ids, vectors, columns in new_boxes(connection, encoder, fed.box_id):
             try:

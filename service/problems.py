@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 #: What is said of an index that is a server, and away.
 INDEX_OUTAGE = (
-    "the vector index cannot be reached; nothing is lost, and it catches up once it is back"
+    "the vector index cannot be reached; nothing is lost, it catches up by itself"
 )
 
 MEDIA_TYPE = "application/problem+json"
