@@ -16,7 +16,7 @@ IndexUrl = Annotated[
         "--index",
         metavar="URL",
         envvar="BINET_INDEX",
-        help="Where vectors are: milvus+http://HOST:PORT or milvus+file:FILE.db. In memory without.",
+        help="Where vectors are, such as milvus+http://HOST:PORT; in memory without.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

@@ -259,9 +259,7 @@ class Gallery:
         """
         view = self.view()
         if isinstance(view, MilvusView):
-            raise GalleryError(
-                "This needs the vectors in memory, and they are in Milvus"
-            )
+            raise GalleryError("This needs the vectors in memory, and they are in Milvus")
         return view
 
     def refresh(self) -> GalleryView | MilvusView:

@@ -97,7 +97,7 @@ class MilvusAddress:
             raise IndexEngineError(f"{url.split('?')[0]!r} is no address: {error}") from error
         if parts.scheme not in _SCHEMES:
             raise IndexEngineError(
-                "An index is milvus+http://HOST:PORT, milvus+https://HOST:PORT or milvus+file:FILE.db"
+                "An index is milvus+http://HOST:PORT, milvus+https://... or milvus+file:FILE.db"
             )
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
         if parts.scheme == "milvus+file":

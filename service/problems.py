@@ -25,9 +25,7 @@ from service.encoder import BusyError, EncodingError, NotReadyError
 _log = logging.getLogger(__name__)
 
 #: What is said of an index that is a server, and away.
-INDEX_OUTAGE = (
-    "the vector index cannot be reached; nothing is lost, it catches up by itself"
-)
+INDEX_OUTAGE = "the vector index cannot be reached; nothing is lost, it catches up by itself"
 
 MEDIA_TYPE = "application/problem+json"
 

@@ -21,7 +21,7 @@ def executable() -> Path:
     named = os.environ.get("BINET_MILVUS_SERVER")
     place = Path(named) if named else ROOT / ".milvus" / "bin" / "milvus-server"
     if not place.exists():
-        pytest.skip("no Milvus server: `make .milvus`, or name one in BINET_MILVUS_SERVER")
+        pytest.skip("no Milvus server: `make milvus`, or name one in BINET_MILVUS_SERVER")
     return place
 
 
@@ -87,10 +87,10 @@ class MilvusServer:
         from pymilvus import MilvusClient
         from pymilvus.exceptions import MilvusException
 
-        with suppress(OSError), socket.create_connection(("127.0.0.1", self._port), 1):
-            with suppress(MilvusException):
-                client = MilvusClient(f"http://127.0.0.1:{self._port}", timeout=3)
-                client.list_collections(timeout=3)
-                client.close()
-                return True
+        address = ("127.0.0.1", self._port)
+        with suppress(OSError, MilvusException), socket.create_connection(address, 1):
+            client = MilvusClient(f"http://127.0.0.1:{self._port}", timeout=3)
+            client.list_collections(timeout=3)
+            client.close()
+            return True
         return False

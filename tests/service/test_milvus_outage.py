@@ -1,7 +1,8 @@
 """A real Milvus server, killed while it is fed and while it is searched; nothing is lost."""
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from indexer.gallery import Gallery
 from indexer.index_check import check_index, measure_recall
 from indexer.query import Query
 from tests.indexer.galleries import DIMENSION, all_boxes, new_frames, new_gallery, new_source
-from tests.indexer.milvus_server import MilvusServer
+from tests.indexer.milvus_server import PATIENCE_S, MilvusServer
 from tests.indexer.oracle import unit
-from tests.service.conftest import serving, until
+from tests.service.conftest import serving
 
 pytestmark = pytest.mark.slow
 
@@ -86,6 +87,14 @@ def test_killed_while_it_is_fed(
         gallery.delete(sources=[source])
         assert all_boxes(gallery) == []
         assert len(gallery.refresh()) == 0
+
+
+def until(happened: Callable[[], bool]) -> None:
+    """Wait for something, as long as a server needs to come back."""
+    end = time.monotonic() + PATIENCE_S
+    while not happened():
+        assert time.monotonic() < end, "it did not happen"
+        threading.Event().wait(0.1)
 
 
 def _refreshed(gallery: Gallery) -> bool:
