@@ -25,7 +25,8 @@ from indexer import ingest
 from indexer.filters import Filter
 from indexer.gallery import Gallery
 from indexer.query import Query
-from perf.gallery import CAMERAS, DIM, PER_FRAME, People
+from perf.gallery import CAMERAS, PER_FRAME, People
+from perf.vectors import DIM
 
 SEARCHES = 100
 BATCH_FRAMES = 500

@@ -117,7 +117,7 @@ def test_what_is_not_as_in_sql_is_found_and_mended(
     index = f"milvus+file:{folder_of(gallery)}/v.db"
     with Gallery.open(folder_of(gallery), index=index) as other:
         boxes = all_boxes(other)
-        collection = other.view().collection  # type: ignore[union-attr]
+        collection = other.view().collection
         collection.delete(np.array(boxes[:3]))
         caplog.set_level(logging.WARNING)
         assert len(other.refresh()) == len(boxes)
