@@ -16,6 +16,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(VENV)/.installed-run
 DEV := $(VENV)/.installed-dev
+MILVUS := .milvus/bin/milvus-server
 
 # Through the environment, so that names with spaces and quotes reach the program as they are.
 export SOURCE QUERY WEIGHTS OUT BACKBONE ABLATION SMOKE
@@ -31,7 +32,7 @@ GALLERY_TESTS = $(wildcard tests/indexer/test_gallery*.py) $(addprefix tests/ind
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo ablation benchmark-smoke test test-postgres nightly lint types check lock clean
+.PHONY: help demo ablation benchmark-smoke test test-postgres nightly milvus lint types check lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' Makefile
@@ -64,6 +65,8 @@ nightly: test-postgres ## Run the crash and damage tests ten times as long as `m
 		tests/indexer/test_hostile_files.py tests/indexer/test_repairing.py \
 		tests/service/test_search.py tests/service/test_lifecycle.py \
 		tests/service/test_schemathesis.py
+
+milvus: $(MILVUS) ## Set up a Milvus server in .milvus, for its tests: an environment of its own, 80 MB
 
 lint: $(DEV) ## Check style and format
 	$(BIN)/ruff check .
@@ -110,3 +113,10 @@ $(DEV): requirements-dev.lock pyproject.toml $(BIN)/python
 	$(PIP_INSTALL) --require-hashes -r requirements-dev.lock
 	$(PIP_INSTALL) --quiet --no-deps -e .
 	@touch $@ $(RUN)
+
+# The last version that PyPI has as a program for Linux; it is not to share an environment.
+$(MILVUS): milvus.lock
+	$(PYTHON) -m venv --clear .milvus
+	.milvus/bin/python -m pip --disable-pip-version-check install --quiet --no-compile \
+		--require-hashes --no-deps -r milvus.lock
+	@touch $@

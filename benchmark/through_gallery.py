@@ -58,7 +58,7 @@ def through_gallery(
         Gallery.open(Path(folder), create=True) as gallery,
     ):
         box_ids = _fill(gallery, protocol, kept)
-        view = gallery.view()
+        view = gallery.view_in_memory()
         row_of = np.full(int(box_ids.max(initial=0)) + 1, -1, np.int64)
         row_of[box_ids] = np.arange(len(box_ids))
 

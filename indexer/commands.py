@@ -10,6 +10,15 @@ from model.files import DEFAULT_WEIGHTS
 GALLERY_HELP = "A folder, sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME."
 
 Url = Annotated[str, typer.Option("--gallery", metavar="URL", help=GALLERY_HELP)]
+IndexUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--index",
+        metavar="URL",
+        envvar="BINET_INDEX",
+        help="Where vectors are, such as milvus+http://HOST:PORT; in memory without.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Roi = Annotated[
     str | None,
@@ -76,6 +85,7 @@ def index(
         int | None,
         typer.Option(metavar="JOB", help="Help with a job that another process runs."),
     ] = None,
+    index_url: IndexUrl = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the people of videos and pictures and put them into a gallery.
@@ -109,9 +119,9 @@ def index(
         )
     with command.progress_bar() as show:
         if join is not None:
-            result = command.run_help(gallery_url, join, show)
+            result = command.run_help(gallery_url, join, show, index=index_url)
         else:
-            result = command.run_index(gallery_url, request, show)
+            result = command.run_index(gallery_url, request, show, index_url)
     if as_json:
         typer.echo(command.as_json(result))
     else:
@@ -155,6 +165,7 @@ def search(
     min_score: Annotated[
         float | None, typer.Option(min=0, max=1, help="The detector's score, at least.")
     ] = None,
+    index_url: IndexUrl = None,
     as_json: AsJson = False,
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a page with the crops, too.")
@@ -180,7 +191,7 @@ def search(
         min_score=min_score,
     )
     request.check()
-    with Gallery.open(gallery_url) as opened:
+    with Gallery.open(gallery_url, index=index_url) as opened:
         found = command.run_search(opened, request)
         if html is not None:
             from indexer.search_page import write_page

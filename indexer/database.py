@@ -5,6 +5,7 @@ PostgreSQL takes an advisory lock. So rows appear in the order of their ids, and
 up to an id has missed none below it.
 """
 
+import fcntl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -144,6 +145,29 @@ class Database:
             if not self.is_sqlite:
                 connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{BUSY_TIMEOUT_S}s'")
             yield connection
+
+    @contextmanager
+    def alone(self, number: int) -> Iterator[None]:
+        """Let one process at a time be in here; others wait. It ends with its process, too.
+
+        Parameters
+        ----------
+        number
+            What is not to be done twice at a time.
+        """
+        if self.file is not None:
+            with self.file.with_name(f"{self.file.name}.{number}.lock").open("wb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield
+            return
+        key = _ADVISORY_LOCK + number
+        engine = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        with _errors(), engine.connect() as connection:
+            connection.exec_driver_sql(f"SELECT pg_advisory_lock({key})")
+            try:
+                yield
+            finally:
+                connection.exec_driver_sql(f"SELECT pg_advisory_unlock({key})")
 
     def last_ids(self, connection: Connection) -> dict[str, int]:
         """Return the last id that each table has given, deleted rows included."""

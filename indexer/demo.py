@@ -200,7 +200,7 @@ def _sources_of(gallery: Gallery, source: Path) -> list[int]:
 
 
 def _everybody(gallery: Gallery, wanted: Filter) -> tuple[list[Appearance], dict[int, Float32]]:
-    view = gallery.view()
+    view = gallery.view_in_memory()
     rows = np.flatnonzero(np.isin(view.columns.source_ids, list(wanted.sources or ())))
     if view.index.live is not None:
         rows = rows[view.index.live[rows]]

@@ -19,6 +19,10 @@ class IndexEngineError(BINetError):
     """The vector index's library is missing, installed twice, or has no such device."""
 
 
+class IndexOutageError(IndexEngineError):
+    """The vector index is a server that cannot be reached now; it follows SQL once it is back."""
+
+
 class EmbeddingError(BINetError, ValueError):
     """An embedding cannot be searched with or stored: wrong size, zero, or not finite."""
 

@@ -13,16 +13,18 @@ from sqlalchemy import Connection, func, select
 from indexer import deletion, ingest, schema
 from indexer.database import Database
 from indexer.deletion import Deleted, Hold
-from indexer.errors import EncoderError, GalleryError, UnknownBoxError
+from indexer.errors import EncoderError, GalleryError, IndexOutageError, UnknownBoxError
 from indexer.faiss_index import Device
 from indexer.fast_tier import RECALL_AT, FastTier, TieredView, TierReport, build
 from indexer.filters import Filter, allowed_rows, rows_of
 from indexer.hits import read_hits
 from indexer.ingest import AddedFrames, NewFrame, Source
+from indexer.milvus_client import MilvusAddress
+from indexer.milvus_mirror import MilvusMirror, MilvusView
 from indexer.mirror import Encoder, GalleryView, Mirror, save
 from indexer.query import Query, SearchResult, resolve
 from indexer.schema import SourceState
-from indexer.vector_index import Float32, VectorView, search_rules
+from indexer.vector_index import Float32, Ids, ScoreRule, VectorView, search_rules
 
 _log = logging.getLogger(__name__)
 
@@ -58,18 +60,29 @@ class Gallery:
         See `open`.
     device
         Where the index is scanned: "cpu", or "gpu".
+    index
+        Where Milvus is; None keeps the vectors in this process.
     """
 
-    def __init__(self, database: Database, device: Device = "cpu") -> None:
+    def __init__(
+        self, database: Database, device: Device = "cpu", index: MilvusAddress | None = None
+    ) -> None:
         self.database = database
         self._device: Device = device
         self._mirror: Mirror | None = None
-        self._view: GalleryView | None = None
+        self._milvus = None if index is None else MilvusMirror(database, index)
+        self._view: GalleryView | MilvusView | None = None
         self._tier: tuple[int, FastTier] | None = None
         self._following = threading.Lock()
 
     @classmethod
-    def open(cls, url: str | Path, create: bool = False, device: Device = "cpu") -> Self:
+    def open(
+        cls,
+        url: str | Path,
+        create: bool = False,
+        device: Device = "cpu",
+        index: str | None = None,
+    ) -> Self:
         """Open a gallery; its index is loaded at the first search.
 
         Parameters
@@ -78,16 +91,24 @@ class Gallery:
             A folder, `sqlite:///FILE`, or `postgresql+psycopg://...`.
         create
             Make the gallery if there is none yet.
+        index
+            `milvus+http://HOST:PORT` or `milvus+file:FILE.db`, see `MilvusAddress.parse`; None
+            keeps the vectors in this process.
 
         Raises
         ------
         GalleryError
             When there is no gallery, or it is of a newer program.
+        IndexEngineError
+            When `index` is no address.
         """
-        return cls(Database.open(url, create), device)
+        address = None if not index else MilvusAddress.parse(index)
+        return cls(Database.open(url, create), device, address)
 
     def close(self) -> None:
         """Close the database. Views that were handed out can still be searched."""
+        if self._milvus is not None:
+            self._milvus.close()
         self.database.close()
 
     def __enter__(self) -> Self:
@@ -150,7 +171,9 @@ class Gallery:
         """
         with self._following:
             prepared = None
-            if self._view is not None:
+            if self._milvus is not None:
+                self._milvus.prepare(encoder)
+            elif self._view is not None:
                 with self.database.read() as connection:
                     prepared = self._load(connection, ingest.encoder(connection, encoder))
             with self.database.write() as connection:
@@ -159,6 +182,7 @@ class Gallery:
                 ingest.activate(connection, encoder)
             if prepared is not None:
                 self._mirror = prepared
+            if self._view is not None or self._milvus is not None:
                 self._follow()
 
     def add_frames(self, encoder: int, source: int, frames: Sequence[NewFrame]) -> AddedFrames:
@@ -197,7 +221,10 @@ class Gallery:
     def drop_encoder(self, encoder: int) -> int:
         """Delete all boxes of an encoder that is not active; return how many."""
         with self.database.write() as connection:
-            return deletion.drop_encoder(connection, encoder)
+            dropped = deletion.drop_encoder(connection, encoder)
+        if self._milvus is not None:
+            self._milvus.drop(encoder)
+        return dropped
 
     def add_hold(self, hold: Hold) -> int:
         """Keep frames from being deleted; return the hold's id."""
@@ -211,7 +238,7 @@ class Gallery:
 
     # Following SQL
 
-    def view(self) -> GalleryView:
+    def view(self) -> GalleryView | MilvusView:
         """Return the present view; load the index if it is not.
 
         Raises
@@ -222,10 +249,28 @@ class Gallery:
         view = self._view
         return self.refresh() if view is None else view
 
-    def refresh(self) -> GalleryView:
+    def view_in_memory(self) -> GalleryView:
+        """Return the present view, with all its vectors.
+
+        Raises
+        ------
+        GalleryError
+            When the vectors are in Milvus.
+        """
+        view = self.view()
+        if isinstance(view, MilvusView):
+            raise GalleryError("This needs the vectors in memory, and they are in Milvus")
+        return view
+
+    def refresh(self) -> GalleryView | MilvusView:
         """Follow what was committed since, by whichever process, and return the new view.
 
         Searches go on in the old view until it is there.
+
+        Raises
+        ------
+        IndexOutageError
+            When the index is in Milvus, which does not answer.
         """
         with self._following:
             return self._follow()
@@ -239,7 +284,7 @@ class Gallery:
 
     def save_snapshot(self) -> None:
         """Write the index to disk, for a quick start. Needs a folder: SQLite, that is."""
-        view = self.view()
+        view = self.view_in_memory()
         path = self._snapshot(view.encoder)
         if path is None:
             raise GalleryError("A gallery in PostgreSQL has no folder for an index snapshot")
@@ -248,7 +293,8 @@ class Gallery:
     def compact(self) -> None:
         """Free what deleted boxes take, in memory and on disk: their bytes are gone then."""
         with self._following:
-            self._follow()
+            if self._milvus is None:
+                self._follow()
             if self._mirror is not None:
                 self._mirror.compact()
                 self._view = self._mirror.view
@@ -257,7 +303,7 @@ class Gallery:
         stale = [] if file is None else list(file.parent.glob(f"{file.stem}.index-*.snapshot"))
         for path in stale:
             path.unlink(missing_ok=True)
-        if stale:
+        if stale and self._milvus is None:
             self.save_snapshot()
 
     def build_fast_tier(self) -> TierReport:
@@ -266,7 +312,7 @@ class Gallery:
         Searches go on meanwhile. It has to be called again when the gallery has grown by a tenth or
         was compacted: until then searches are exact.
         """
-        view = self.view()
+        view = self.view_in_memory()
         tier, report = build(view.index)
         self._tier = None if tier is None else (view.encoder.id, tier)
         if not report.used:
@@ -295,11 +341,20 @@ class Gallery:
         )
 
     def _follow_if_loaded(self) -> None:
-        if self._view is not None:
+        if self._view is None:
+            return
+        try:
             self.refresh()
+        except IndexOutageError as error:
+            # What was written is in SQL, and the index catches up.
+            _log.warning("%s", error)
 
-    def _follow(self) -> GalleryView:
+    def _follow(self) -> GalleryView | MilvusView:
         """Bring the mirror up to date, or load another one. Call it with the lock."""
+        if self._milvus is not None:
+            last = self._view if isinstance(self._view, MilvusView) else None
+            self._view = self._milvus.follow(last)
+            return self._view
         with self.database.read() as connection:
             encoder = ingest.active_encoder(connection)
             mirror = self._mirror
@@ -339,7 +394,8 @@ class Gallery:
     ) -> SearchResult:
         """Find the k boxes most like the query among those that the filter allows.
 
-        The answer is exact unless `build_fast_tier` was called; the result says which.
+        The answer is exact unless `build_fast_tier` was called, or Milvus has an approximate index;
+        the result says which.
 
         Parameters
         ----------
@@ -359,6 +415,8 @@ class Gallery:
             When a stored box is not there, or not within the filter's scope.
         EncoderError
             When no encoder is active, or another one than `encoder`.
+        IndexOutageError
+            When the index is in Milvus, which does not answer.
         """
         view = self.view()
         for _ in range(_MAX_RETRIES):
@@ -368,18 +426,27 @@ class Gallery:
                     "encode it again"
                 )
             rule, own = resolve(query, wanted, view)
-            allowed = allowed_rows(own, view.columns, view.index.ids)
-            index = self._index(view)
-            ((ids, scores),) = search_rules(index, [rule], k, allowed)
+            ids, scores, exact = self._find(view, rule, k, own)
             with self.database.read() as connection:
                 hits = read_hits(connection, ids, scores, [*query.boxes, *query.negative_boxes])
             if hits is not None:
-                exact = index is view.index or allowed is not None or len(rule.negatives) > 0
                 return SearchResult(hits, view.encoder, view.revision, exact)
             # Something of it was deleted since, perhaps by another process: in the view that
             # follows, others take its place.
             view = self.refresh()
         raise GalleryError("What was found is deleted as fast as it is searched: try again")
+
+    def _find(
+        self, view: GalleryView | MilvusView, rule: ScoreRule, k: int, wanted: Filter
+    ) -> tuple[Ids, Float32, bool]:
+        """Find the best of the allowed boxes in a view; and tell whether that is proven."""
+        if isinstance(view, MilvusView):
+            return *view.find(rule, k, wanted), view.exact
+        allowed = allowed_rows(wanted, view.columns, view.index.ids)
+        index = self._index(view)
+        ((ids, scores),) = search_rules(index, [rule], k, allowed)
+        exact = index is view.index or allowed is not None or len(rule.negatives) > 0
+        return ids, scores, exact
 
     def _index(self, view: GalleryView) -> VectorView:
         """Return the index to search a view by: with the fast tier, where there is one for it."""
@@ -398,6 +465,12 @@ class Gallery:
         """
         view = self.view()
         wanted = np.unique(np.array(boxes, np.int64))
+        places = np.searchsorted(wanted, np.array(boxes, np.int64))
+        if isinstance(view, MilvusView):
+            ids, vectors = view.embeddings(wanted)
+            if len(ids) != len(wanted):
+                raise UnknownBoxError("One of the boxes is not in the gallery any more")
+            return vectors[places].astype(np.float32)
         rows = rows_of(view.index.ids, wanted.tolist())
         if view.index.live is not None:
             rows = rows[view.index.live[rows]]
@@ -405,5 +478,4 @@ class Gallery:
             raise UnknownBoxError("One of the boxes is not in the gallery any more")
         if not len(rows):
             return np.zeros((0, view.encoder.dimension), np.float32)
-        places = np.searchsorted(wanted, np.array(boxes, np.int64))
         return view.index.vectors(rows)[places].astype(np.float32)

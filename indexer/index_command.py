@@ -72,8 +72,14 @@ def run_index(
     url: str,
     request: IndexRequest | None,
     show: Callable[[Progress], None] | None = None,
+    index: str | None = None,
 ) -> Indexed:
     """Index what is asked for; without a request, go on with the last job.
+
+    Parameters
+    ----------
+    index
+        Where Milvus is, which is fed in the end; see `Gallery.open`.
 
     Raises
     ------
@@ -85,7 +91,7 @@ def run_index(
     job_id = None
     with contextlib.ExitStack() as stack:
         if request is None:
-            gallery = stack.enter_context(Gallery.open(url))
+            gallery = stack.enter_context(Gallery.open(url, index=index))
             job = resumable(gallery.database, KIND)
             if job is None:
                 raise GalleryError("There is nothing to resume: the last job is done")
@@ -96,8 +102,8 @@ def run_index(
             # A new gallery is made only once everything else is in order.
             options = request.options()
             branch = NetworkBranch.load(request.weights, request.device, request.precision)
-            gallery = stack.enter_context(Gallery.open(url, create=True))
-        return index_sources(
+            gallery = stack.enter_context(Gallery.open(url, create=True, index=index))
+        result = index_sources(
             gallery,
             branch,
             request.sources,
@@ -106,6 +112,9 @@ def run_index(
             job_id=job_id,
             on_progress=show,
         )
+        if index:
+            gallery.refresh()
+        return result
 
 
 def run_help(
@@ -114,20 +123,24 @@ def run_help(
     show: Callable[[Progress], None] | None = None,
     item: int | None = None,
     wait: bool = True,
+    index: str | None = None,
 ) -> Indexed:
     """Take a share of an index job that another process has begun, with the job's options.
 
-    See `indexer.indexing.help_index`.
+    See `indexer.indexing.help_index`, and `run_index` for `index`.
     """
     from indexer.branch import NetworkBranch
 
-    with Gallery.open(url) as gallery:
+    with Gallery.open(url, index=index) as gallery:
         with gallery.database.read() as connection:
             request = IndexRequest(**read_job(connection, job_id).request)
         branch = NetworkBranch.load(request.weights, request.device, request.precision)
-        return help_index(
+        result = help_index(
             gallery, branch, job_id, request.options(), item=item, wait=wait, on_progress=show
         )
+        if index:
+            gallery.refresh()
+        return result
 
 
 @contextlib.contextmanager

@@ -6,10 +6,11 @@ immutable view: who searches sees committed states only.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from sqlalchemy import Connection, Row, func, select
@@ -17,9 +18,9 @@ from sqlalchemy import Connection, Row, func, select
 from indexer import schema
 from indexer.errors import DuplicateIdError, EmbeddingError, GalleryError
 from indexer.faiss_index import Device, FaissIndex
-from indexer.filters import Columns, GrowingColumns
+from indexer.filters import Columns, GrowingColumns, rows_of
 from indexer.snapshot import Header, SnapshotError, SnapshotReader, write_snapshot
-from indexer.vector_index import BLOCK_ROWS, LENGTH_TOLERANCE, Float16, Ids, VectorView
+from indexer.vector_index import BLOCK_ROWS, LENGTH_TOLERANCE, Float16, Float32, Ids, VectorView
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +42,28 @@ class Encoder:
     preprocess_sha256: str
     dimension: int
     state: schema.EncoderState
+
+
+class SearchedView(Protocol):
+    """One state of the gallery that can be searched, wherever its vectors are."""
+
+    @property
+    def encoder(self) -> Encoder:
+        """Whose embeddings."""
+
+    @property
+    def revision(self) -> int:
+        """The change of the database up to which it goes."""
+
+    @property
+    def nbytes(self) -> int:
+        """Memory in this process."""
+
+    def stored(self, box: int, scope: Collection[int] | None) -> Float32 | None:
+        """Return a box's embedding [D]; None when it is not there, or of no camera of the scope."""
+
+    def __len__(self) -> int:
+        """Count the boxes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +88,19 @@ class GalleryView:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def stored(self, box: int, scope: Collection[int] | None) -> Float32 | None:
+        """Return a box's embedding [D]; None when it is not there, or of no camera of the scope."""
+        rows = rows_of(self.index.ids, [box])
+        live = self.index.live
+        if not (
+            len(rows)
+            and (live is None or live[rows[0]])
+            and (scope is None or self.columns.camera_ids[rows[0]] in scope)
+        ):
+            return None
+        embedding: Float32 = self.index.vectors(rows)[0].astype(np.float32)
+        return embedding
 
     @property
     def nbytes(self) -> int:
@@ -112,7 +148,7 @@ class Mirror:
             made_by = (header.weights_sha256, header.preprocess_sha256, header.dimension)
             if made_by != (encoder.weights_sha256, encoder.preprocess_sha256, encoder.dimension):
                 raise SnapshotError("it is of another encoder")
-            if not _knows(connection, header.revision, header.token):
+            if not knows(connection, header.revision, header.token):
                 raise SnapshotError("it is of another history than the database")
             ids, columns = reader.read_rows()
             try:
@@ -141,7 +177,7 @@ class Mirror:
 
     def follows(self, connection: Connection) -> bool:
         """Tell whether the database's history still contains what is in memory."""
-        return _knows(connection, self.view.revision, self.view.token)
+        return knows(connection, self.view.revision, self.view.token)
 
     def catch_up(self, connection: Connection) -> None:
         """Apply what was committed since, and publish it as one view."""
@@ -154,11 +190,11 @@ class Mirror:
             return
         columns = self.view.columns
         last_box_id = self.view.last_box_id
-        for ids, vectors, added in _new_boxes(connection, self.view.encoder, last_box_id):
+        for ids, vectors, added in new_boxes(connection, self.view.encoder, last_box_id):
             try:
                 self._index.add(ids, vectors)
             except EmbeddingError as error:
-                raise _damaged(_first_bad(ids, vectors)) from error
+                raise damaged(first_bad(ids, vectors)) from error
             columns = self._columns.append(added)
             last_box_id = int(ids[-1])
         last_tombstone_id = self._bury(connection)
@@ -235,7 +271,8 @@ def save(view: GalleryView, path: Path) -> None:
         ) from error
 
 
-def _knows(connection: Connection, revision: int, token: str) -> bool:
+def knows(connection: Connection, revision: int, token: str) -> bool:
+    """Tell whether a change is part of the database's history."""
     if not revision:
         return True
     column = schema.revision.c
@@ -247,7 +284,14 @@ _Rows = list[Row[tuple[int, int, int, int, float, bytes]]]
 _Arrays = tuple[Ids, Float16, Columns]
 
 
-def _new_boxes(connection: Connection, encoder: Encoder, last_box_id: int) -> Iterator[_Arrays]:
+def new_boxes(connection: Connection, encoder: Encoder, last_box_id: int) -> Iterator[_Arrays]:
+    """Read an encoder's boxes beyond an id: ids, vectors and columns of some thousands at a time.
+
+    Raises
+    ------
+    GalleryError
+        When an embedding is of the wrong size.
+    """
     boxes = schema.box.c
     query = (
         select(
@@ -272,7 +316,7 @@ def _arrays(rows: _Rows, dimension: int) -> _Arrays:
     ids, cameras, sources, captured, scores, embeddings = zip(*rows, strict=True)
     for box_id, embedding in zip(ids, embeddings, strict=True):
         if len(embedding) != 2 * dimension:
-            raise _damaged(box_id)
+            raise damaged(box_id)
     vectors = np.frombuffer(bytearray().join(embeddings), "<f2").reshape(len(rows), dimension)
     columns = Columns(
         np.array(cameras, np.int32),
@@ -290,10 +334,12 @@ def _joined(parts: list[_Arrays]) -> _Arrays:
     return np.concatenate(ids), np.concatenate(vectors), Columns.joined(columns)
 
 
-def _first_bad(ids: Ids, vectors: Float16) -> int:
+def first_bad(ids: Ids, vectors: Float16) -> int:
+    """Return the first box whose embedding is not a unit vector."""
     lengths = np.linalg.norm(vectors.astype(np.float32), axis=1)
     return int(ids[np.argmin(np.abs(lengths - 1) <= LENGTH_TOLERANCE)])
 
 
-def _damaged(box_id: int) -> GalleryError:
+def damaged(box_id: int) -> GalleryError:
+    """Return the error that names a box whose embedding cannot be used."""
     return GalleryError(f"The embedding of box {box_id} is damaged: run `binet gallery check`")

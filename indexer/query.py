@@ -9,8 +9,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from indexer.errors import EmbeddingError, UnknownBoxError
-from indexer.filters import Filter, rows_of
-from indexer.mirror import Encoder, GalleryView
+from indexer.filters import Filter
+from indexer.mirror import Encoder, SearchedView
 from indexer.vector_index import Float32, ScoreRule, check_queries
 from model.detections import UNIT_TOLERANCE
 
@@ -105,7 +105,7 @@ class SearchResult:
     exact: bool = True
 
 
-def resolve(query: Query, wanted: Filter, view: GalleryView) -> tuple[ScoreRule, Filter]:
+def resolve(query: Query, wanted: Filter, view: SearchedView) -> tuple[ScoreRule, Filter]:
     """Turn a query into vectors, and exclude its own boxes.
 
     Raises
@@ -145,19 +145,14 @@ def _given(embeddings: Float32 | None, dimension: int) -> Float32:
     return embeddings
 
 
-def _stored(boxes: Sequence[int], wanted: Filter, view: GalleryView) -> Float32:
+def _stored(boxes: Sequence[int], wanted: Filter, view: SearchedView) -> Float32:
     if not boxes:
         return np.zeros((0, view.encoder.dimension), np.float32)
     vectors = []
     for box in boxes:
-        rows = rows_of(view.index.ids, [box])
-        live, scope = view.index.live, wanted.scope_cameras
         # What is outside the scope and what does not exist look the same.
-        if not (
-            len(rows)
-            and (live is None or live[rows[0]])
-            and (scope is None or view.columns.camera_ids[rows[0]] in scope)
-        ):
+        vector = view.stored(box, wanted.scope_cameras)
+        if vector is None:
             raise UnknownBoxError(f"There is no box {box} among those that may be searched")
-        vectors.append(view.index.vectors(rows)[0].astype(np.float32))
+        vectors.append(vector)
     return np.stack(vectors)

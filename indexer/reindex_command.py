@@ -24,12 +24,14 @@ class ReindexRequest:
     incomplete: bool = False
 
 
-def run_reindex(url: str, request: ReindexRequest, drop_old: bool) -> tuple[Reindexed, int]:
+def run_reindex(
+    url: str, request: ReindexRequest, drop_old: bool, index: str | None = None
+) -> tuple[Reindexed, int]:
     """Re-index a gallery; return how it ended, and how many old boxes were deleted."""
     from indexer.branch import NetworkBranch
 
     polygon = None if request.roi is None else parse_polygon(request.roi)
-    with Gallery.open(url) as gallery, progress_bar_of("frames") as show:
+    with Gallery.open(url, index=index) as gallery, progress_bar_of("frames") as show:
         branch = NetworkBranch.load(request.weights, request.device, request.precision)
         with gallery.database.read() as connection:
             old = active_encoder(connection).id

@@ -1,13 +1,23 @@
 """`binet gallery`: looking after a gallery."""
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from indexer.commands import AsJson, BatchSize, Device, MinHeight, PrecisionName, Roi, Url
+from indexer.commands import (
+    AsJson,
+    BatchSize,
+    Device,
+    IndexUrl,
+    MinHeight,
+    PrecisionName,
+    Roi,
+    Url,
+)
 
 gallery = typer.Typer(help="Look after a gallery.", no_args_is_help=True)
 
@@ -41,15 +51,36 @@ def stats(gallery_url: Url = "gallery", as_json: AsJson = False) -> None:
 
 
 @gallery.command("check")
-def check(gallery_url: Url = "gallery", as_json: AsJson = False) -> None:
+def check(
+    gallery_url: Url = "gallery",
+    index_url: IndexUrl = None,
+    recall: Annotated[
+        bool,
+        typer.Option("--recall", help="Measure what Milvus finds of the exact answers, too."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Check that a gallery agrees with itself; exit code 1 when it does not."""
     from indexer import gallery_commands as command
     from indexer.checking import check as look
     from indexer.gallery import Gallery
+    from indexer.index_check import check_index, measure_recall
 
-    with Gallery.open(gallery_url) as opened:
+    with Gallery.open(gallery_url, index=index_url) as opened:
         findings = look(opened.database)
-    _show(command.findings_document(findings), command.findings_lines(findings), as_json)
+        measured = None
+        if index_url:
+            findings += check_index(opened)
+        if recall:
+            measured = measure_recall(opened)
+    document, lines = command.findings_document(findings), command.findings_lines(findings)
+    if measured is not None:
+        document["recall"] = asdict(measured)
+        lines.append(
+            f"recall@{measured.at} {measured.mean:.4f} on {measured.queries} queries, "
+            f"the worst {measured.least:.4f}"
+        )
+    _show(document, lines, as_json)
     if any(finding.is_problem for finding in findings):
         raise typer.Exit(1)
 
@@ -93,6 +124,7 @@ def reindex(
     drop_old: Annotated[
         bool, typer.Option("--drop-old", help="After the flip, delete the old encoder's boxes.")
     ] = False,
+    index_url: IndexUrl = None,
 ) -> None:
     """Look at all frames of a gallery with other weights, then search with those.
 
@@ -113,6 +145,7 @@ def reindex(
             incomplete=incomplete,
         ),
         drop_old,
+        index_url,
     )
     for line in command.summary(result, dropped):
         typer.echo(line)

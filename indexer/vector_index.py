@@ -366,7 +366,7 @@ def _look_at_all(view: VectorView, rule: ScoreRule, k: int, rows: Rows) -> tuple
         rough = _in_blocks(view, rows, lambda block: _rough_products(block, queries), rule)
         kth = np.partition(rough, len(rough) - k)[len(rough) - k]
         # A row of the answer is at most one error below the k-th score, and off by one itself.
-        rows = rows[rough >= kth - 2 * _product_error(queries.shape[1]) * rule.scale]
+        rows = rows[rough >= kth - 2 * product_error(queries.shape[1]) * rule.scale]
     return _best(view, rule, k, rows)
 
 
@@ -406,6 +406,6 @@ def exact_products(vectors: Float16, queries: Float32) -> Float64:
     return products
 
 
-def _product_error(dimension: int) -> float:
+def product_error(dimension: int) -> float:
     """Bound the error of a float32 inner product of unit vectors, in any order of summation."""
     return (dimension + 2) * float(np.finfo(np.float32).eps) * (1 + LENGTH_TOLERANCE)

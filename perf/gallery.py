@@ -65,7 +65,7 @@ def main() -> int:
         return int(failed)
 
 
-class _People:
+class People:
     """Frames with people who are seen 20 times each."""
 
     def __init__(self, boxes: int) -> None:
@@ -102,7 +102,7 @@ class _People:
 
 def fill(folder: Path, boxes: int, encoder_of: tuple[str, str] = ("1" * 64, "2" * 64)) -> None:
     """Write a gallery; the hashes are those of the encoder's weights and preprocessing."""
-    people, begun = _People(boxes), time.perf_counter()
+    people, begun = People(boxes), time.perf_counter()
     with Gallery.open(folder, create=True) as gallery:
         encoder = gallery.register_encoder(*encoder_of, DIM)
         gallery.activate(encoder.id)
@@ -121,7 +121,7 @@ def fill(folder: Path, boxes: int, encoder_of: tuple[str, str] = ("1" * 64, "2" 
 def _open(folder: Path) -> int:
     begun = time.perf_counter()
     with Gallery.open(folder) as gallery:
-        view = gallery.view()
+        view = gallery.view_in_memory()
         print(time.perf_counter() - begun, len(view))
     return 0
 
@@ -146,10 +146,10 @@ def _measure_opening(folder: Path) -> bool:
 
 def _measure_searches(folder: Path) -> bool:
     with Gallery.open(folder) as gallery:
-        view = gallery.view()
+        view = gallery.view_in_memory()
         per_box = view.nbytes / len(view)
         print(f"memory {per_box:.0f} bytes a box (promised {MOST_BYTES})")
-        queries = _People(len(view)).views(SEARCHES)
+        queries = People(len(view)).views(SEARCHES)
         quiet = _times(gallery, queries, Filter())
         bare = _bare(gallery, queries)
         print(f"all: p50 {np.median(quiet):.1f} ms, p99 {np.percentile(quiet, 99):.1f}; "
@@ -178,7 +178,7 @@ def _times(gallery: Gallery, queries: Float32, wanted: Filter) -> Float32:
 
 def _bare(gallery: Gallery, queries: Float32) -> float:
     """Median of FAISS's own exact float16 search."""
-    view = gallery.view()
+    view = gallery.view_in_memory()
     index = faiss.IndexScalarQuantizer(
         DIM, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
     )
@@ -197,7 +197,7 @@ def _while_adding(gallery: Gallery, queries: Float32, quiet_ms: float) -> float:
     """Search without a pause while boxes are added; the longest search beyond the quiet median."""
     (encoder,) = gallery.encoders()
     source = gallery.add_source(min(gallery.cameras().values()), "new", "video", "e" * 64).id
-    people = _People(len(gallery.view()))
+    people = People(len(gallery.view()))
     done, times = threading.Event(), []
 
     def search() -> None:

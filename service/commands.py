@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from indexer.commands import Url
+from indexer.commands import IndexUrl, Url
 from indexer.errors import GalleryError
 from model.files import DEFAULT_WEIGHTS
 from service.roles import Role
@@ -24,6 +24,7 @@ def serve(
     weights: Annotated[
         Path, typer.Option(metavar="FOLDER", help="Checkpoint folder; the gallery's.")
     ] = DEFAULT_WEIGHTS,
+    index_url: IndexUrl = None,
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at.")] = 8000,
     root: Annotated[
@@ -65,6 +66,7 @@ def serve(
         allow_local = check_exposure(store, host)
     settings = Settings(
         gallery=gallery_url,
+        index=index_url,
         weights=weights,
         device=device,
         roots=tuple(root or ()),

@@ -14,6 +14,7 @@ from indexer.errors import (
     EmbeddingError,
     EncoderError,
     GalleryError,
+    IndexOutageError,
     MediaError,
     SourceError,
     UnknownBoxError,
@@ -22,6 +23,9 @@ from model.errors import BINetError
 from service.encoder import BusyError, EncodingError, NotReadyError
 
 _log = logging.getLogger(__name__)
+
+#: What is said of an index that is a server, and away.
+INDEX_OUTAGE = "the vector index cannot be reached; nothing is lost, it catches up by itself"
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -97,6 +101,12 @@ def install(app: FastAPI) -> None:
             "Too many requests wait already: ask again later",
             {"Retry-After": str(error.retry_after_s)},
         )
+
+    @app.exception_handler(IndexOutageError)
+    async def _outage(_: Request, error: IndexOutageError) -> JSONResponse:
+        # Its text has addresses of the inside.
+        _log.warning("%s", error)
+        return problem(503, INDEX_OUTAGE, {"Retry-After": "5"})
 
     @app.exception_handler(NotReadyError)
     async def _not_ready(_: Request, error: NotReadyError) -> JSONResponse:

@@ -15,6 +15,8 @@ class Settings(BaseModel):
 
     #: A folder, sqlite:///FILE or postgresql+psycopg://...
     gallery: str = "gallery"
+    #: Where Milvus is, as `Gallery.open` takes it; None keeps the vectors in this process.
+    index: str | None = None
     #: Checkpoint folder; queries are encoded with it, and it must be the gallery's.
     weights: Path = DEFAULT_WEIGHTS
     device: str = "cpu"

@@ -8,7 +8,7 @@ from queue import SimpleQueue
 
 from prometheus_client import Histogram
 
-from indexer.errors import EncoderError
+from indexer.errors import EncoderError, IndexEngineError, IndexOutageError
 from indexer.gallery import Gallery
 from indexer.media import MediaReader
 from indexer.mirror import Encoder as GalleryEncoder
@@ -17,6 +17,7 @@ from service.encoder import Encoder, EncoderWorker, WorkerLimits, WorkerState
 from service.index_jobs import IndexJobs, Run
 from service.keys import Key
 from service.limits import RateLimit
+from service.problems import INDEX_OUTAGE
 from service.serving import open_store
 from service.settings import Settings
 
@@ -49,7 +50,9 @@ class Service:
         run_job: Run | None = None,
     ) -> None:
         self.settings = settings
-        self.gallery = Gallery.open(settings.gallery)
+        if settings.index and settings.fast:
+            raise IndexEngineError("--fast is for vectors in memory: leave it out with --index")
+        self.gallery = Gallery.open(settings.gallery, index=settings.index)
         try:
             self.store = open_store(settings.gallery, self.gallery)
         except BaseException:
@@ -149,6 +152,10 @@ class Service:
                     tier_of = self.gallery.build_fast_tier().rows
             except EncoderError:
                 self._problem = "the gallery is empty: index something into it"
+            except IndexOutageError as error:
+                if self._problem != INDEX_OUTAGE:
+                    _log.warning("%s", error)
+                self._problem = INDEX_OUTAGE
             except Exception as error:
                 _log.exception("The index cannot be brought up to date")
                 self._problem = f"the index cannot be loaded: {type(error).__name__}"

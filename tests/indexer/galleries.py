@@ -23,9 +23,11 @@ def sha(text: str) -> str:
     return text.encode().hex().ljust(64, "0")[:64]
 
 
-def new_gallery(place: str | Path, name: str = "a") -> tuple[Gallery, Encoder]:
+def new_gallery(
+    place: str | Path, name: str = "a", index: str | None = None
+) -> tuple[Gallery, Encoder]:
     """An empty gallery with an active encoder."""
-    gallery = Gallery.open(place, create=True)
+    gallery = Gallery.open(place, create=True, index=index)
     encoder = gallery.register_encoder(sha(f"weights {name}"), sha("preprocessing"), DIMENSION)
     gallery.activate(encoder.id)
     return gallery, encoder
