@@ -27,7 +27,7 @@ BUSY_TIMEOUT_S = 30
 _ADVISORY_LOCK = 0x62696E6574
 
 #: Names a file with the password of PostgreSQL, for URLs that have none: a container's secret.
-PASSWORD_FILE_VARIABLE = "BINET_DATABASE_PASSWORD_FILE"
+PASSWORD_FILE_VARIABLE = "BINET_DATABASE_PASSWORD_FILE"  # noqa: S105 - a name
 
 #: Marks the connections whose transactions begin with the lock.
 _WRITING = "binet_writing"
