@@ -2,9 +2,13 @@
 
 import json
 import re
+import subprocess
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,3 +75,25 @@ def lock(path: Path) -> dict[str, set[str]]:
     for name, version in re.findall(r"^([a-z0-9-]+)==(\S+)", path.read_text(), re.MULTILINE):
         found.setdefault(name, set()).add(version)
     return found
+
+
+#: Of a service that loads torch and weights beside other tests.
+START_S = 180.0
+
+
+def wait_until_ready(address: str, process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + START_S
+    pause = threading.Event()
+    said = "nothing"
+    while time.monotonic() < end:
+        assert process.poll() is None, process.communicate()
+        try:
+            answer = httpx.get(f"{address}/readyz", timeout=START_S)
+        except httpx.TransportError as error:
+            said = str(error)
+        else:
+            if answer.status_code == 200:
+                return
+            said = answer.text
+        pause.wait(0.2)
+    raise AssertionError(f"it does not become ready: {said}")

@@ -21,7 +21,7 @@ from model.files import DEFAULT_WEIGHTS
 from tests.conftest import random_picture
 from tests.containers import files
 from tests.containers.files import ROOT
-from tests.service.conftest import PATIENCE_S, until
+from tests.service.conftest import PATIENCE_S
 
 PACKAGES = ("benchmark", "indexer", "model", "service", "training")
 
@@ -114,6 +114,7 @@ def listing(folder: Path) -> list[tuple[str, int]]:
     return sorted((str(path), path.stat().st_mtime_ns) for path in folder.rglob("*"))
 
 
+@pytest.mark.slow
 def test_from_an_empty_volume_to_an_answer(container: Container) -> None:
     program = listing(container.root / "opt")
     address = f"http://127.0.0.1:{container.port}"
@@ -130,15 +131,7 @@ def test_from_an_empty_volume_to_an_answer(container: Container) -> None:
     indexed = container.binet("index", "/archive", "--keep", "thumbnails")
     assert indexed.returncode == 0, indexed.stderr
     with container.service() as process:
-
-        def ready() -> bool:
-            assert process.poll() is None, process.communicate()[1]
-            try:
-                return httpx.get(f"{address}/readyz").status_code == 200
-            except httpx.TransportError:
-                return False
-
-        until(ready)
+        files.wait_until_ready(address, process)
         healthy = container.run(*check)
         assert healthy.returncode == 0, healthy.stderr
         crop = (container.root / "archive" / "2026-05-04_10-00-00.png").read_bytes()

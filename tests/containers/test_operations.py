@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import typer.main
 import yaml
@@ -22,8 +21,8 @@ from typer.testing import CliRunner
 import binet
 from model import save
 from tests.conftest import small_network
+from tests.containers import files
 from tests.containers.files import DOCKER, ROOT
-from tests.service.conftest import until
 from training.synth.plan import SynthConfig
 from training.synth.write import write_world
 
@@ -84,18 +83,10 @@ def serving(line: str, port: int) -> Iterator[None]:
     words = [*shlex.split(line)[1:], "--port", str(port)]
     with Path("serve.log").open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "binet", *words], env=environment(), stderr=log
+            [sys.executable, "-m", "binet", *words], env=environment(), stderr=log, text=True
         )
         try:
-
-            def ready() -> bool:
-                assert process.poll() is None, Path("serve.log").read_text()
-                try:
-                    return httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
-                except httpx.TransportError:
-                    return False
-
-            until(ready)
+            files.wait_until_ready(f"http://127.0.0.1:{port}", process)
             yield
         finally:
             process.terminate()
@@ -120,6 +111,7 @@ def run(line: str) -> None:
     assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
 
 
+@pytest.mark.slow
 def test_its_commands_run(given: Path) -> None:
     found = lines(marked=False)
     (serve,) = [line for line in found if line.startswith("binet serve")]
