@@ -80,15 +80,24 @@ check: ## Everything that a change must pass: lint, types, test
 	@$(MAKE) --no-print-directory types
 	@$(MAKE) --no-print-directory test
 
-COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	--no-header --no-annotate --constraint constraints.in --extra cpu --extra service \
+COMPILE_NONE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
+	--generate-hashes --no-header --no-annotate --constraint constraints.in --extra service \
 	--extra video
+COMPILE = $(COMPILE_NONE) --extra cpu
+# What the images hold beside that, in the versions of the other locks.
+COMPILE_IMAGE = $(COMPILE_NONE) --extra postgres --extra milvus --extra cluster \
+	--constraint requirements.lock --constraint requirements-dev.lock pyproject.toml
 
-lock: $(DEV) ## Bring both locks up to date with pyproject.toml and constraints.in
+lock: $(DEV) ## Bring the locks up to date with pyproject.toml and constraints.in
 	$(COMPILE) pyproject.toml --output-file requirements.lock
 	$(COMPILE) --extra onnx --extra train --extra parquet --extra postgres --extra milvus \
 		--extra cluster --extra docs --extra dev \
 		--constraint requirements.lock pyproject.toml --output-file requirements-dev.lock
+	$(COMPILE_IMAGE) --extra gpu --output-file docker/requirements-cuda.lock
+	$(COMPILE_IMAGE) --extra cpu --output-file docker/requirements-cpu.lock
+	@# The cpu image takes torch from PyTorch's own index, without the libraries for GPUs.
+	sed -i -E '/^(torch|torchvision|triton|cuda|nvidia)[a-z0-9-]*==/,/[^\\]$$/d' \
+		docker/requirements-cpu.lock
 
 clean: ## Remove the virtual environment, caches and build outputs; results stay
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -9,7 +9,9 @@ from model.files import DEFAULT_WEIGHTS
 
 GALLERY_HELP = "A folder, sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME."
 
-Url = Annotated[str, typer.Option("--gallery", metavar="URL", help=GALLERY_HELP)]
+Url = Annotated[
+    str, typer.Option("--gallery", metavar="URL", envvar="BINET_GALLERY", help=GALLERY_HELP)
+]
 IndexUrl = Annotated[
     str | None,
     typer.Option(

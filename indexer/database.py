@@ -6,6 +6,7 @@ up to an id has missed none below it.
 """
 
 import fcntl
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,9 @@ BUSY_TIMEOUT_S = 30
 
 #: Any number of our own: PostgreSQL's advisory locks are shared by all users of a database.
 _ADVISORY_LOCK = 0x62696E6574
+
+#: Names a file with the password of PostgreSQL, for URLs that have none: a container's secret.
+PASSWORD_FILE_VARIABLE = "BINET_DATABASE_PASSWORD_FILE"  # noqa: S105 - a name
 
 #: Marks the connections whose transactions begin with the lock.
 _WRITING = "binet_writing"
@@ -238,11 +242,20 @@ def _address(url: str | Path, file_name: str) -> URL:
     if isinstance(url, Path) or "://" not in url:
         return URL.create("sqlite", database=str(Path(url) / file_name))
     try:
-        return make_url(url)
+        address = make_url(url)
     except (ArgumentError, ValueError) as error:
         raise GalleryError(
             "A gallery is a folder, sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME"
         ) from error
+    file = os.environ.get(PASSWORD_FILE_VARIABLE)
+    if not file or address.password is not None or _is_sqlite(address):
+        return address
+    try:
+        password = Path(file).read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise GalleryError(f"{PASSWORD_FILE_VARIABLE}={file} cannot be read: {reason}") from error
+    return address.set(password=password)
 
 
 def _is_sqlite(address: URL) -> bool:

@@ -99,11 +99,11 @@ def create(
         str | None, typer.Option(metavar="TIME", help="Until when it is valid (ISO 8601).")
     ] = None,
 ) -> None:
-    """Make a key and show its secret, once."""
+    """Make a key and show its secret, once. A gallery that is not there yet is made."""
     from indexer.capture_time import parse_time
     from service.keys import create_key
 
-    with _store(gallery_url) as store:
+    with _store(gallery_url, create=True) as store:
         until = None if expires is None else parse_time(expires)
         key, secret = create_key(store, name, role, camera, until)
     typer.echo(f"key {key.id} ({key.name}, {key.role}); this is its secret, shown once:", err=True)
@@ -172,11 +172,11 @@ def rows(
 
 
 @contextmanager
-def _store(gallery_url: str) -> "Iterator[Database]":
+def _store(gallery_url: str, create: bool = False) -> "Iterator[Database]":
     from indexer.gallery import Gallery
     from service.serving import open_store
 
-    with Gallery.open(gallery_url) as gallery:
+    with Gallery.open(gallery_url, create=create) as gallery:
         store = open_store(gallery_url, gallery)
     try:
         yield store

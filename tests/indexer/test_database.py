@@ -221,3 +221,19 @@ def test_indexing_into_postgres(new_database: str, tmp_path: Path) -> None:
         assert repair(gallery.database).boxes == 0
         gallery.compact()
         assert check(gallery.database) == []
+
+
+def test_the_password_comes_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "password"
+    monkeypatch.setenv(database_module.PASSWORD_FILE_VARIABLE, str(file))
+    url = "postgresql+psycopg://binet@localhost/binet"
+    with pytest.raises(GalleryError, match=f"{file} cannot be read: No such file"):
+        database_module._address(url, "gallery.db")
+    file.write_bytes(b"p@ss word\n")
+    assert database_module._address(url, "gallery.db").password == "p@ss word"
+    own = database_module._address(url.replace("binet@", "binet:own@"), "gallery.db")
+    assert own.password == "own"
+    assert database_module._address(tmp_path, "gallery.db").password is None
+    file.write_bytes(b"\xff")
+    with pytest.raises(GalleryError, match="it is not text"):
+        database_module._address(url, "gallery.db")
