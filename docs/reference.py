@@ -16,7 +16,7 @@ Schema = Mapping[str, Any]
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
-    """Lines of a table; nothing where there are no rows."""
+    """Return the lines of a table; nothing where there are no rows."""
     lines = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
     if not lines:
         return []
@@ -25,7 +25,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
 
 
 def code(value: object) -> str:
-    """Inline code, or nothing."""
+    """Return inline code, or nothing."""
     return f"`{value}`" if str(value) else ""
 
 
@@ -33,7 +33,7 @@ def code(value: object) -> str:
 
 
 def commands(group: Any, prefix: str = "binet") -> Iterator[tuple[str, Any]]:
-    """Every command with its full name: `binet data check`."""
+    """Yield every command with its full name: `binet data check`."""
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
             yield from commands(command, f"{prefix} {name}")
@@ -53,7 +53,7 @@ def _default(parameter: Any) -> str:
 
 
 def _values(parameter: Any) -> str:
-    """What an option takes: its choices, or the name of a value; nothing for a switch."""
+    """Say what an option takes: its choices, or the name of a value; nothing for a switch."""
     if getattr(parameter, "is_flag", False):
         return ""
     annotation = parameter.type_descriptor.annotation
@@ -69,7 +69,7 @@ def _values(parameter: Any) -> str:
 
 
 def commands_page() -> str:
-    """Every command with its arguments and options."""
+    """Return every command with its arguments and options."""
     import typer.main
 
     import binet
@@ -97,13 +97,12 @@ def commands_page() -> str:
 
 
 def comments(model: type[BaseModel]) -> dict[str, str]:
-    """The `#:` comment above each field; fields that follow without one share it."""
+    """Return the `#:` comment above each field; fields that follow without one share it."""
     lines = textwrap.dedent(inspect.getsource(model)).splitlines()
-    (tree,) = ast.parse("\n".join(lines)).body
-    assert isinstance(tree, ast.ClassDef)
+    tree = ast.parse("\n".join(lines))
     found: dict[str, str] = {}
     end, last = -1, ""
-    for node in tree.body:
+    for node in (node for top in tree.body for node in getattr(top, "body", ())):
         if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
             continue
         first = node.lineno - 1
@@ -119,7 +118,7 @@ def comments(model: type[BaseModel]) -> dict[str, str]:
 
 
 def kind(schema: Schema) -> str:
-    """A JSON schema's type in words."""
+    """Say a JSON schema's type in words."""
     if "$ref" in schema:
         name = schema["$ref"].rsplit("/", 1)[-1]
         return f"[{name}](#{name.lower()})"
@@ -152,7 +151,7 @@ def kind(schema: Schema) -> str:
 
 
 def fields(model: type[BaseModel]) -> list[str]:
-    """A table of a model's fields."""
+    """Return a table of a model's fields."""
     schema, told = model.model_json_schema(), comments(model)
     rows = []
     for name, field in schema["properties"].items():
@@ -165,7 +164,7 @@ def fields(model: type[BaseModel]) -> list[str]:
 
 
 def settings_page() -> str:
-    """Fields of recipes, networks and the service."""
+    """Return the fields of recipes, networks and the service, and environment variables."""
     from model import BINetConfig, PreprocessingConfig
     from service.settings import Settings
     from training.recipe import Augmentation, Recipe
@@ -216,7 +215,7 @@ ENVIRONMENT = {
 
 
 def environment() -> list[str]:
-    """A table of environment variables."""
+    """Return a table of environment variables."""
     return table(("variable", ""), ((code(name), told) for name, told in ENVIRONMENT.items()))
 
 
@@ -224,15 +223,16 @@ def environment() -> list[str]:
 
 
 def http_page(openapi: Path) -> str:
-    """Routes, parameters and documents of the service."""
+    """Return routes, parameters and documents of the service."""
     document = json.loads(openapi.read_text(encoding="utf-8"))
     schemas = document["components"]["schemas"]
     lines = [
         "# HTTP interface",
         "",
-        "Made of [openapi.json](../openapi.json). A key goes into the header "
-        "`Authorization: Bearer KEY`. Errors are a [Problem](#problem), whose `detail` says what to "
-        "do. [The service](../service.md) says what it is for.",
+        "The same as [openapi.json](../openapi.json), to read; [The service](../service.md) says "
+        "what it is for. A key goes into the header `Authorization: Bearer KEY`. Errors (400, 401, "
+        "403, 404, 409, 410, 413, 422, 429, 503) are a [Problem](#problem), whose `detail` says "
+        "what to do.",
         "",
     ]
     for path, methods in document["paths"].items():
@@ -268,9 +268,7 @@ def _route(title: str, route: Schema, schemas: Schema) -> list[str]:
                 schema = content.get("schema") or {}
                 shown = kind(schema) if schema else "nothing" if not media else "bytes"
                 answers.append(f"{status}: {shown}" + (f" (`{media}`)" if media else ""))
-    errors = [status for status in route["responses"] if not status.startswith("2")]
-    told = f"Answers {'; '.join(answers)}."
-    return [*lines, told + (f" Errors: {', '.join(errors)}." if errors else ""), ""]
+    return [*lines, f"Answers {'; '.join(answers)}.", ""]
 
 
 def _properties(schema: Schema) -> list[str]:
