@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from docs.reference import commands_page, http_page, settings_page
+from docs.generate import commands_page, http_page, settings_page
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig

@@ -33,7 +33,7 @@ BLOCK = re.compile(
 #: What would need bash, a pipe for example.
 SHELL = re.compile(r"[|<>$;&`]")
 #: Patience with a server's start.
-START_S = 60.0
+START_S = 180.0
 
 TRAINING = (
     "backbone_weights=random steps=2 warmup_steps=0 log_every=1 checkpoint_every=1 "
@@ -45,7 +45,6 @@ _SET = " ".join(f"--set {setting}" for setting in TRAINING.split())
 #: What is added to long commands so that they take seconds; the last of equal options counts.
 SMALL = {
     "binet train": f"{_SET} --device cpu",
-    "binet ablation": f"{_SET} --seeds 1 --jobs 1 --systems binet",
     "binet synth": "--identities 5 --test-identities 3 --scenes 8 --test-scenes 10 --cameras 2 "
     "--size 160x160",
     "binet benchmark run": "--device cpu --workers 1",

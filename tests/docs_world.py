@@ -65,7 +65,8 @@ def _crop(out: Path) -> None:
     _scenes(out, seed=5)
     scene = open_dataset(out.with_name(f".{out.name}-world")).train[0]
     with Image.open(scene.path) as picture:
-        picture.crop(tuple(int(side) for side in scene.boxes_xyxy[0])).save(out)
+        left, top, right, bottom = scene.boxes_xyxy[0]
+        picture.crop((int(left), int(top), int(right), int(bottom))).save(out)
 
 
 def _archive(out: Path) -> None:

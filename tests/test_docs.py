@@ -18,7 +18,7 @@ from PIL import Image
 
 import binet
 from docs.hooks import PAGES as MADE
-from docs.reference import comments
+from docs.generate import comments
 from model import VARIANTS, BINetConfig, PreprocessingConfig
 from service.settings import Settings
 from training.recipe import Augmentation, Recipe

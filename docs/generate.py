@@ -266,7 +266,8 @@ def _route(title: str, route: Schema, schemas: Schema) -> list[str]:
         if status.startswith("2"):
             for media, content in answer.get("content", {"": {}}).items():
                 schema = content.get("schema") or {}
-                shown = kind(schema) if schema else "nothing" if not media else "bytes"
+                empty = {"": "nothing", "application/json": "an object"}.get(media, "bytes")
+                shown = kind(schema) if schema else empty
                 answers.append(f"{status}: {shown}" + (f" (`{media}`)" if media else ""))
     return [*lines, f"Answers {'; '.join(answers)}.", ""]
 
