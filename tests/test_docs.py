@@ -17,8 +17,8 @@ import typer.main
 from PIL import Image
 
 import binet
-from docs.hooks import PAGES as MADE
 from docs.generate import comments
+from docs.hooks import PAGES as MADE
 from model import VARIANTS, BINetConfig, PreprocessingConfig
 from service.settings import Settings
 from training.recipe import Augmentation, Recipe
