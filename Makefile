@@ -32,7 +32,7 @@ GALLERY_TESTS = $(wildcard tests/indexer/test_gallery*.py) $(addprefix tests/ind
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo ablation benchmark-smoke test test-postgres nightly milvus lint types check lock clean
+.PHONY: help demo ablation benchmark-smoke test test-postgres nightly milvus lint types check docs lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' Makefile
@@ -80,6 +80,9 @@ check: ## Everything that a change must pass: lint, types, test
 	@$(MAKE) --no-print-directory types
 	@$(MAKE) --no-print-directory test
 
+docs: $(DEV) ## Build the documentation as a site, in site/
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(BIN)/mkdocs build --strict --quiet
+
 COMPILE_NONE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-annotate --constraint constraints.in --extra service \
 	--extra video
@@ -100,7 +103,7 @@ lock: $(DEV) ## Bring the locks up to date with pyproject.toml and constraints.i
 		docker/requirements-cpu.lock
 
 clean: ## Remove the virtual environment, caches and build outputs; results stay
-	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist site *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

@@ -19,6 +19,7 @@ class Settings(BaseModel):
     index: str | None = None
     #: Checkpoint folder; queries are encoded with it, and it must be the gallery's.
     weights: Path = DEFAULT_WEIGHTS
+    #: What the network runs on: cpu, cuda, cuda:1.
     device: str = "cpu"
     #: Folders that index jobs may take their sources from; none without any.
     roots: tuple[Path, ...] = ()
@@ -41,8 +42,9 @@ class Settings(BaseModel):
     rate: str = "600/minute"
     #: Most results of one search.
     most_results: Annotated[int, Field(gt=0)] = 1000
-    #: Crops that are embedded together, and requests that wait for the network, at most.
+    #: Crops that are embedded together, at most.
     batch: Annotated[int, Field(gt=0)] = 16
+    #: Requests that wait for the network, at most; more are refused with 429.
     queue: Annotated[int, Field(gt=0)] = 64
     #: Seconds after which the network counts as hanging.
     hang_s: Annotated[float, Field(gt=0)] = 30.0

@@ -381,6 +381,15 @@ def test_gallery_sizes() -> None:
 # Mistakes
 
 
+def test_feet_that_are_nowhere_solid_have_no_shadow() -> None:
+    """Somebody far away in a small picture, with this seed."""
+    small = {"scenes": 6, "test_scenes": 12, "cameras": 2, "width": 160, "height": 160}
+    world = make_world(SynthConfig(seed=6, identities=3, test_identities=5, **small))
+    painter = Painter(world)
+    for scene in (*world.train, *world.test):
+        assert painter.draw(scene).picture.shape == (160, 160, 3)
+
+
 @pytest.mark.parametrize(
     ("fields", "says"),
     [

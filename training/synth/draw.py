@@ -118,6 +118,8 @@ def _shadows(image: Image.Image, placed: list[tuple[Sprite, int, int]]) -> None:
     for sprite, x, y in placed:
         tall = len(sprite.rgba)
         base = np.flatnonzero((sprite.rgba[-max(tall // 10, 1) :, :, 3] >= 128).any(axis=0))
+        if not len(base):  # feet that are too small to be solid anywhere
+            continue
         left, right = x + sprite.left + int(base[0]), x + sprite.left + int(base[-1])
         flat = max(tall * 0.02, 1)
         canvas.ellipse((left - 1, y - flat, right + (right - left) * 0.3 + 2, y + flat), fill=110)
