@@ -5,6 +5,7 @@ lease, as `binet index --join` does, and commits its batches itself; so a lost a
 its unfinished batches alone, and another takes over what it had.
 """
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ def connect(address: str) -> Any:
     except ImportError as error:
         raise GalleryError("Ray is not installed: pip install 'binet[cluster]'") from error
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         raise GalleryError(
             f"No Ray cluster answers at {address!r}: start one with `ray start --head`, and more "
