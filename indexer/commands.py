@@ -87,6 +87,13 @@ def index(
         int | None,
         typer.Option(metavar="JOB", help="Help with a job that another process runs."),
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|HOST:PORT",
+            help="Have a Ray cluster do it, into a PostgreSQL gallery; auto is this machine's.",
+        ),
+    ] = None,
     index_url: IndexUrl = None,
     as_json: AsJson = False,
 ) -> None:
@@ -119,11 +126,17 @@ def index(
             workers=workers,
             keep=keep,
         )
-    with command.progress_bar() as show:
-        if join is not None:
-            result = command.run_help(gallery_url, join, show, index=index_url)
-        else:
-            result = command.run_index(gallery_url, request, show, index_url)
+    if cluster is not None and join is not None:
+        raise typer.BadParameter("--join helps with a job from this process: give no --cluster")
+    if cluster is not None:
+        with command.progress_bar_of("files") as show_files:
+            result = command.run_on_cluster(gallery_url, request, cluster, show_files, index_url)
+    else:
+        with command.progress_bar() as show:
+            if join is not None:
+                result = command.run_help(gallery_url, join, show, index=index_url)
+            else:
+                result = command.run_index(gallery_url, request, show, index_url)
     if as_json:
         typer.echo(command.as_json(result))
     else:

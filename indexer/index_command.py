@@ -5,13 +5,15 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from indexer.capture_time import CaptureTime, Clock, parse_offset, parse_time
 from indexer.errors import GalleryError
 from indexer.gallery import Gallery
-from indexer.indexing import KIND, Indexed, help_index, index_sources
+from indexer.indexing import KIND, Indexed, help_index, index_sources, leading
 from indexer.jobs import read_job, resumable
+from indexer.limits import Limits
 from indexer.progress import Progress
 from indexer.region import Region, parse_polygon
 from indexer.work import IndexOptions, Keep, Precision
@@ -141,6 +143,49 @@ def run_help(
         if index:
             gallery.refresh()
         return result
+
+
+def run_on_cluster(
+    url: str,
+    request: IndexRequest | None,
+    address: str,
+    show: Callable[[int, int], None] | None,
+    index: str | None = None,
+) -> Indexed:
+    """Index what is asked for on a Ray cluster; without a request, go on with the last job.
+
+    See `run_index` for `index`.
+
+    Raises
+    ------
+    GalleryError
+        When the gallery is no PostgreSQL's, there is nothing to resume, or no cluster answers.
+    """
+    from indexer.branch import NetworkBranch
+    from indexer.cluster import connect, index_on_cluster
+
+    with Gallery.open(url, create=request is not None, index=index) as gallery:
+        if gallery.database.file is not None:
+            raise GalleryError(
+                "The nodes of a cluster cannot share SQLite's file: give a PostgreSQL gallery, "
+                "--gallery postgresql+psycopg://..."
+            )
+        job_id = None
+        if request is None:
+            job = resumable(gallery.database, KIND)
+            if job is None:
+                raise GalleryError("There is nothing to resume: the last job is done")
+            request, job_id = IndexRequest(**job.request), job.id
+        options = request.options()
+        load = partial(NetworkBranch.load, request.weights, request.device, request.precision)
+        ray = connect(address)
+        try:
+            with leading(
+                gallery, request.sources, options, asdict(request), job_id, None, Limits()
+            ) as led:
+                return index_on_cluster(gallery, url, led, options, ray, request.device, load, show)
+        finally:
+            ray.shutdown()
 
 
 @contextlib.contextmanager

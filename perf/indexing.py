@@ -52,7 +52,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         weights = options.weights or _random_weights(folder / "weights")
-        clip = _cut(options.video, folder / "clip.mkv", options.frames)
+        clip = cut(options.video, folder / "clip.mkv", options.frames)
         return _measure(weights, clip, options.batch, folder)
 
 
@@ -77,7 +77,7 @@ def _measure(weights: Path, clip: Path, batch: int, folder: Path) -> int:
     print(f"bare loop {max(bare):.2f} frames/s, decode to commit {max(piped):.2f}: {ratio:.2f} "
           f"of it (promised {LEAST_RATIO})")  # fmt: skip
     print(f"the network was busy {float(str(report['network_busy_share'])):.0%} of the time")
-    short = _cut(clip, folder / "short.mkv", count // PARTS)
+    short = cut(clip, folder / "short.mkv", count // PARTS)
     once, often = (_memory(weights, one, batch) for one in (short, clip))
     growth = often / once
     print(f"peak memory {once:.0f} MB, of {PARTS} times the length {often:.0f} MB: {growth:.2f}")
@@ -117,7 +117,7 @@ def _random_weights(folder: Path) -> Path:
     return folder
 
 
-def _cut(video: Path | None, path: Path, count: int) -> Path:
+def cut(video: Path | None, path: Path, count: int) -> Path:
     """Write so many frames of a video, or of moving noise and shapes, losslessly."""
     import av
 
