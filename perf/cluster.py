@@ -75,7 +75,7 @@ def _on_cluster(
     from ray.cluster_utils import Cluster
 
     _clear(url)
-    nodes = Cluster()
+    nodes: Any = Cluster()
     for _ in range(workers):
         nodes.add_node(num_cpus=cores, include_dashboard=False, object_store_memory=10**8)
     ray = cluster.connect(nodes.address)
