@@ -52,7 +52,7 @@ SMALL = {
     "binet train": f"{_SET} --device cpu",
     "binet synth": "--identities 5 --test-identities 3 --scenes 8 --test-scenes 10 --cameras 2 "
     "--size 160x160",
-    "binet benchmark run": "--device cpu --workers 1",
+    "binet benchmark run": "--device cpu --workers 1 --no-pictures",
 }
 
 
