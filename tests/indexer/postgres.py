@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 import pytest
 
 from indexer.database import GALLERY, Database, Tables
-from indexer.media_store import set_media_url
+from indexer.media_store import media_url, set_media_url
 
 BINARIES = Path("/usr/lib/postgresql")
 
@@ -110,7 +110,7 @@ def use(server_url: str, patch: pytest.MonkeyPatch) -> None:
         name = _database_of(server_url, Path(url))
         made: Database = original(cls, f"{server_url.rpartition('/')[0]}/{name}", create, tables)
         FOLDERS[made] = Path(url)
-        if create and tables is GALLERY:
+        if create and tables is GALLERY and media_url(made) is None:
             # SQLite's has one beside its file.
             set_media_url(made, str(Path(url).absolute() / "media"))
         return made
