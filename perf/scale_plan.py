@@ -170,7 +170,8 @@ def _leased(hours: Floats, workers: int, lost: int) -> float:
     half = hours.sum() / workers / 2
     lease = 60 / 3600
     free = [(0.0, worker) for worker in range(workers)]
-    clips, given_back = list(hours[::-1]), []
+    clips: list[float] = hours[::-1].tolist()
+    given_back: list[tuple[float, float]] = []
     end = 0.0
     while clips or given_back:
         now, worker = heapq.heappop(free)
