@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-import torch
 
 from indexer.decode_protocol import Pixels
 from indexer.work import Precision
@@ -23,11 +22,6 @@ from model import (
 )
 from model.checkpoint import read_config
 from model.detections import FloatArray
-from model.errors import BINetError
-
-
-class DeviceError(BINetError):
-    """The device that was asked for is not there."""
 
 
 def preprocess_digest(config: BINetConfig) -> str:
@@ -74,11 +68,6 @@ class NetworkBranch:
         CheckpointError, DeviceError
             When it cannot be loaded, or there is no such device.
         """
-        try:
-            # Something has to be put there: a name alone is never refused.
-            torch.zeros(1, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise DeviceError(f"There is no device {device!r} here; leave --device out") from error
         network, _ = load(folder, device)
         return cls(network, read_config(folder).sha256, precision)
 

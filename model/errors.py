@@ -17,5 +17,9 @@ class PictureError(BINetError, ValueError):
     """A file or object that cannot be used as a picture."""
 
 
+class DeviceError(BINetError):
+    """The device that was asked for is not there."""
+
+
 class ExportError(BINetError):
     """An exported network does not give what the network itself gives."""

@@ -10,6 +10,7 @@ from model.backbones import DOWNLOAD
 from model.binet import BINet
 from model.checkpoint import Checkpoint, in_type, write_checkpoint
 from model.config import BINetConfig
+from model.errors import DeviceError
 from model.preprocessing import Preprocessing
 
 
@@ -34,6 +35,21 @@ def create(
     return network, network.preprocessing
 
 
+def check_device(device: str | torch.device) -> None:
+    """Refuse a device that is not there.
+
+    Raises
+    ------
+    DeviceError
+        When nothing can be put there.
+    """
+    try:
+        # Something has to be put there: a name alone is never refused.
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise DeviceError(f"There is no device {str(device)!r} here; leave --device out") from error
+
+
 def load(folder: str | Path, device: str | torch.device = "cpu") -> tuple[BINet, Preprocessing]:
     """Load a checkpoint, in evaluation mode.
 
@@ -41,7 +57,10 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> tuple[BINet,
     ------
     CheckpointError
         When it is missing, a pickle, damaged, or does not fit its own configuration.
+    DeviceError
+        When there is no such device.
     """
+    check_device(device)
     network = BINet.from_checkpoint(folder).to(device)
     return network, network.preprocessing
 

@@ -170,8 +170,6 @@ def check_binet(words: list[str]) -> None:
         command, words = command.commands[words[0]], words[1:]
     known = {option for parameter in command.params for option in parameter.opts}
     assert not hasattr(command, "commands"), words
-    # The option of indexing on several machines comes with its extra.
-    known |= {"--cluster"} if command.name == "index" else set()
     for word in words:
         assert not word.startswith("-") or word in known, words
 

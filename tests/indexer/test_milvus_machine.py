@@ -1,14 +1,21 @@
 """What the gallery's machine does with FAISS, it does with Milvus: the same answers."""
 
+import os
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize
 
 from indexer import milvus_client, milvus_mirror, mirror
+from tests.indexer.milvus_server import MilvusServer
 from tests.indexer.test_gallery_machine import GalleryMachine
 
 pytest.importorskip("milvus_lite", reason="milvus-lite is not installed")
+
+#: Runs of the machine over the server; more in `make nightly`.
+EXAMPLES = int(os.environ.get("BINET_MILVUS_EXAMPLES", "2"))
 
 
 class MilvusMachine(GalleryMachine):
@@ -39,4 +46,28 @@ MilvusMachine.TestCase.settings = settings(
     max_examples=3, stateful_step_count=20, deadline=None, derandomize=True
 )
 TestMilvusMachine = MilvusMachine.TestCase
+
+
+class ServerMachine(MilvusMachine):
+    """Over a server."""
+
+    server: MilvusServer
+
+    def index(self) -> str:
+        # Each gallery has collections of its own there.
+        return f"{self.server.url}&partition_days=1"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    ServerMachine.server = MilvusServer(tmp_path_factory.mktemp("milvus"))
+    ServerMachine.server.start()
+    yield
+    ServerMachine.server.kill()
+
+
+ServerMachine.TestCase.settings = settings(
+    max_examples=EXAMPLES, stateful_step_count=12, deadline=None, derandomize=True
+)
+TestServerMachine = pytest.mark.usefixtures("server")(ServerMachine.TestCase)
 del GalleryMachine

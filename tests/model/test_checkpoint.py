@@ -15,6 +15,7 @@ import torch
 
 from model import BINet, CheckpointError, load, save
 from model.checkpoint import CONFIG_NAME, read_config, write_checkpoint
+from model.errors import DeviceError
 from tests.conftest import random_picture, random_targets, small_config, small_network
 
 
@@ -176,6 +177,12 @@ def test_nothing_there(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(CheckpointError, match=r"no config.json in it, found \['notes.txt'\]"):
         load(tmp_path)
+
+
+def test_a_device_that_is_not_there(saved: Path) -> None:
+    for device in ("cuda:99", "nothing"):
+        with pytest.raises(DeviceError, match=f"There is no device '{device}' here"):
+            load(saved, device)
 
 
 def test_a_config_never_points_outside_its_folder(saved: Path, tmp_path: Path) -> None:

@@ -83,6 +83,7 @@ def test_resuming_needs_the_same_settings(data: Path, tmp_path: Path) -> None:
     [
         (["--set", "crops_per_batch=2"], "crops_per_batch is 2 and there are 0 crops"),
         (["--set", "learning_rate=1"], "learning_rate: Extra inputs are not permitted"),
+        (["--device", "cuda:99"], "There is no device 'cuda:99' here; leave --device out"),
         (["--crops", "nowhere"], "nowhere: expected a folder or a .zip file of crops"),
     ],
 )
