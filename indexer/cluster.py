@@ -120,15 +120,18 @@ class _Crew:
             except ray.exceptions.RayActorError as error:
                 self._left -= 1
                 if self._left < 0:
+                    reason = " ".join(str(error).split())[-300:]
                     raise GalleryError(
-                        f"Too many workers of the cluster were lost, the last one so: {error}"
+                        f"Too many workers of the cluster were lost, the last one so: {reason}"
                     ) from error
             except ray.exceptions.RayTaskError as error:
                 if isinstance(error.cause, BINetError):
                     raise error.cause from error
                 raise
-        ready, _ = ray.wait([hand.ready for hand in self._hands] or [ray.put(0)], timeout=0)
-        return bool(self._hands and ready)
+        if not self._hands:
+            return False
+        ready, _ = ray.wait([hand.ready for hand in self._hands], timeout=0)
+        return bool(ready)
 
     def end(self) -> None:
         """End all actors."""

@@ -50,6 +50,13 @@ class HeldBranch(FakeBranch):
         return super().detect(scenes)
 
 
+class NoBranch(FakeBranch):
+    """Cannot be loaded."""
+
+    def __init__(self) -> None:
+        raise OSError("no such weights")
+
+
 def until(condition: Any) -> None:
     waiting = threading.Event()
     for _ in range(int(PATIENCE_S / 0.02)):
@@ -190,3 +197,22 @@ def test_a_node_is_killed_and_the_gallery_is_that_of_one_process(
         assert content(url) == content(tmp_path / "single")
         with Gallery.open(url) as gallery, gallery.database.read() as connection:
             assert read_job(connection, result.job_id).state == JobState.DONE
+
+
+@pytest.mark.slow
+def test_workers_that_are_lost_again_and_again_fail_the_job(
+    ray_cluster: tuple[Any, list[Node]], server: str, archive: Path
+) -> None:
+    with (
+        postgres.new_database(server, "lost") as url,
+        Gallery.open(url, create=True) as gallery,
+    ):
+        with (
+            pytest.raises(GalleryError, match=r"Too many workers.*no such weights"),
+            leading(gallery, [archive], OPTIONS, {"sources": []}, None, None, Limits()) as led,
+        ):
+            cluster.index_on_cluster(gallery, url, led, OPTIONS, ray_cluster[0], "cpu", NoBranch)
+        with gallery.database.read() as connection:
+            job = read_job(connection, led.job_id)
+        assert job.state == JobState.FAILED
+        assert "no such weights" in (job.reason or "")
