@@ -3,12 +3,12 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, File, Form, UploadFile
+from fastapi import APIRouter, Depends, File, Form, UploadFile
 from starlette.concurrency import run_in_threadpool
 
 from indexer.decode_protocol import Pixels
@@ -54,7 +54,13 @@ class _Picture:
     sha256: str
 
 
-@router.post("/search")
+async def _place(service: ServiceHere) -> AsyncIterator[None]:
+    """Take one of the service's places for as long as a search lasts."""
+    with service.place():
+        yield
+
+
+@router.post("/search", dependencies=[Depends(_place)])
 async def search(
     service: ServiceHere,
     key: Viewer,
@@ -116,7 +122,7 @@ async def search(
     return await _answer(service, key, given, query, asked, begun)
 
 
-@router.post("/searches")
+@router.post("/searches", dependencies=[Depends(_place)])
 async def searches(
     service: ServiceHere,
     key: Viewer,

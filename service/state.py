@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from queue import SimpleQueue
@@ -13,7 +14,7 @@ from indexer.gallery import Gallery
 from indexer.media import MediaReader
 from indexer.mirror import Encoder as GalleryEncoder
 from model.calibration import Calibration, read_calibration
-from service.encoder import Encoder, EncoderWorker, WorkerLimits, WorkerState
+from service.encoder import BusyError, Encoder, EncoderWorker, WorkerLimits, WorkerState
 from service.index_jobs import IndexJobs, Run
 from service.keys import Key
 from service.limits import RateLimit
@@ -59,6 +60,8 @@ class Service:
             self.gallery.close()
             raise
         self.rate = RateLimit(settings.rate)
+        self._places = settings.queue + settings.batch
+        self._search_s = 1.0
         #: How long the parts of a search take; `stages.labels("index").time()` takes one's time.
         self.stages = Histogram(
             "binet_search_stage_seconds",
@@ -125,6 +128,25 @@ class Service:
             return None
         known = self.gallery.cameras()
         return frozenset(known[name] for name in key.cameras if name in known)
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Take one of the places for searches, in the event loop; the queue of the whole service.
+
+        Raises
+        ------
+        BusyError
+            When all are taken.
+        """
+        if not self._places:
+            raise BusyError(max(1, round(self._search_s)))
+        self._places -= 1
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._places += 1
+            self._search_s += 0.1 * (time.perf_counter() - begun - self._search_s)
 
     @contextmanager
     def media(self) -> Iterator[MediaReader]:

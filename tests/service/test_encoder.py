@@ -232,6 +232,20 @@ def test_other_weights_than_the_gallerys_are_not_ready(start: Start) -> None:
     assert ask(client, crop(1), status=503)
 
 
+def test_more_searches_than_places_are_refused(start: Start) -> None:
+    # Searching takes longer than encoding in a large gallery: the encoder's queue stays short then.
+    client = start(allow_local=True, queue=1, batch=1)
+    service = service_of(client)
+    files = crop(1)
+    with service.place(), service.place():
+        answer = client.post("/v1/search", files=files)
+        assert answer.status_code == 429
+        assert int(answer.headers["Retry-After"]) >= 1
+        assert client.post("/v1/searches", files=files).status_code == 429
+    for _ in range(3):
+        assert client.post("/v1/search", files=files).status_code == 200
+
+
 def test_overload_is_answered_with_429(start: Start) -> None:
     gate = Gate()
     client = start(lambda: gate, allow_local=True, queue=2, batch=1)
