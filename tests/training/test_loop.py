@@ -376,7 +376,7 @@ def test_statistics_stay_from_a_step_on(world: list[AnnotatedScene], tmp_path: P
 
 @pytest.mark.slow
 def test_binet_overfits_eight_drawn_scenes(tmp_path: Path, shared: Path) -> None:
-    """Within five minutes, from ImageNet weights: people are found, and told apart."""
+    """Within minutes, from ImageNet weights: people are found, and told apart."""
     write_world(
         tmp_path / "world",
         "prw",
@@ -388,13 +388,15 @@ def test_binet_overfits_eight_drawn_scenes(tmp_path: Path, shared: Path) -> None
         "ablation",
         [
             f'backbone_weights="{weights}"',
-            "steps=600",
+            # With two scenes in a step it ended between 0.85 and 1, by the rounding of the processor.
+            "batch_size=4",
+            "steps=450",
             "channels_last=true",
             # There are two or three people in a scene: more RoIs cost time and add background.
             "network.rois_per_scene=12",
             "network.roi_positive_fraction=0.75",
             # The last third adapts to the statistics that people are found with.
-            "fix_statistics_after=400",
+            "fix_statistics_after=300",
             # By seed and rounding, one person in twenty ends with a score between 0.3 and 0.5.
             "network.score_threshold=0.3",
             "augmentation.flip=0",
