@@ -388,7 +388,7 @@ def test_binet_overfits_eight_drawn_scenes(tmp_path: Path, shared: Path) -> None
         "ablation",
         [
             f'backbone_weights="{weights}"',
-            # With two scenes in a step it ended between 0.85 and 1, by the rounding of the processor.
+            # With two scenes in a step it ends between 0.85 and 1, by the processor's rounding.
             "batch_size=4",
             "steps=450",
             "channels_last=true",
