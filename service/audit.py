@@ -6,7 +6,6 @@ the last hash elsewhere (`binet audit verify` prints it) to notice that, too.
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -107,8 +106,9 @@ def rows_about(database: Database, case: str, caller: str | None = None) -> list
 def verify(database: Database) -> Verified:
     """Compute all hashes again."""
     rows, previous = 0, START
-    with database.read() as connection:
-        for row in _all(connection):
+    query = select(schema.audit).order_by(schema.audit.c.id).execution_options(yield_per=1000)
+    with database.read() as connection, connection.execute(query) as all_rows:
+        for row in all_rows:
             values = {
                 name: getattr(row, name)
                 for name in ("id", "at_us", "caller", "event", "detail", "previous")
@@ -117,11 +117,6 @@ def verify(database: Database) -> Verified:
                 return Verified(rows, previous, rows + 1)
             rows, previous = rows + 1, row.hash
     return Verified(rows, previous, None)
-
-
-def _all(connection: Connection) -> Iterator[Row[Any]]:
-    query = select(schema.audit).order_by(schema.audit.c.id).execution_options(yield_per=1000)
-    yield from connection.execute(query)
 
 
 def _hash(values: dict[str, Any]) -> str:

@@ -1,6 +1,4 @@
-"""Indexes, and kills itself without warning at a given SQL statement. Run by `test_crashes`.
-
-python -m tests.indexer.crash_child GALLERY SOURCE STATEMENT
+"""Indexes, and kills itself without warning at a given SQL statement: a child of `test_crashes`.
 
 Statement 0 is none. A line with the number of frames is printed after each commit; with statement 0
 the last line is how many statements there were.
@@ -8,14 +6,11 @@ the last line is how many statements there were.
 
 import os
 import signal
-import sys
 from itertools import count
 from typing import Any
 
-import numpy as np
 from sqlalchemy import Engine, event
 
-from indexer import vector_index
 from indexer.gallery import Gallery
 from indexer.indexing import KIND, index_sources
 from indexer.jobs import resumable
@@ -28,8 +23,7 @@ BATCH = 3
 
 
 def main(place: str, source: str, last_statement: int) -> None:
-    # Loading torch would take longer than all the rest.
-    vector_index.widen = lambda vectors: vectors.astype(np.float32)
+    use_from_environment()
     numbers = count(1)
     reached = 0
 
@@ -58,8 +52,3 @@ def main(place: str, source: str, last_statement: int) -> None:
             on_progress=show,
         )
     print(reached, flush=True)
-
-
-if __name__ == "__main__":
-    use_from_environment()
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

@@ -107,8 +107,7 @@ def use(server_url: str, patch: pytest.MonkeyPatch) -> None:
         if not isinstance(url, Path) and "://" in url:
             opened: Database = original(cls, url, create, tables)
             return opened
-        name = _database_of(server_url, Path(url))
-        made: Database = original(cls, f"{server_url.rpartition('/')[0]}/{name}", create, tables)
+        made: Database = original(cls, _url_for(server_url, Path(url)), create, tables)
         FOLDERS[made] = Path(url)
         if create and tables is GALLERY and media_url(made) is None:
             # SQLite's has one beside its file.
@@ -125,8 +124,13 @@ def use_from_environment() -> None:
         use(os.environ[SERVER], pytest.MonkeyPatch())
 
 
-def _database_of(server_url: str, folder: Path) -> str:
-    """Return the name of the database for a folder; make it if it is not there."""
+def url_of(folder: Path) -> str:
+    """URL of a gallery for a process that knows nothing of this module."""
+    return _url_for(os.environ[SERVER], folder) if WANTED else str(folder)
+
+
+def _url_for(server_url: str, folder: Path) -> str:
+    """URL of the database for a folder; it is made if it is not there."""
     import psycopg
 
     name = "g" + hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:20]
@@ -135,4 +139,4 @@ def _database_of(server_url: str, folder: Path) -> str:
         query = "SELECT 1 FROM pg_database WHERE datname = %s"
         if connection.execute(query, (name,)).fetchone() is None:
             connection.execute(f"CREATE DATABASE {name}")
-    return name
+    return f"{server_url.rpartition('/')[0]}/{name}"

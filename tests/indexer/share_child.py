@@ -1,6 +1,4 @@
-"""Indexes a source, or helps with the job that runs. Run by `test_sharing`.
-
-python -m tests.indexer.share_child lead|join|take GALLERY SOURCE
+"""Indexes a source, or helps with the job that runs: a child of `test_sharing`.
 
 `lead` begins a job, prints a line after its first batch and waits for one on its input; `join`
 helps with the job that runs, and waits too; `take` takes a job from the queue and does nothing.
@@ -8,9 +6,6 @@ helps with the job that runs, and waits too; `take` takes a job from the queue a
 
 import sys
 
-import numpy as np
-
-from indexer import vector_index
 from indexer.gallery import Gallery
 from indexer.indexing import KIND, help_index, index_sources
 from indexer.jobs import list_jobs, take_job
@@ -25,8 +20,7 @@ OPTIONS = IndexOptions(batch=2, workers=1)
 
 
 def main(role: str, place: str, source: str) -> None:
-    # Loading torch would take longer than all the rest.
-    vector_index.widen = lambda vectors: vectors.astype(np.float32)
+    use_from_environment()
     told = False
 
     def wait(_: Progress | None = None) -> None:
@@ -47,8 +41,3 @@ def main(role: str, place: str, source: str) -> None:
             help_index(gallery, FakeBranch(), job.id, OPTIONS, on_progress=wait)
         else:
             index_sources(gallery, FakeBranch(), [source], OPTIONS, on_progress=wait)
-
-
-if __name__ == "__main__":
-    use_from_environment()
-    main(*sys.argv[1:])

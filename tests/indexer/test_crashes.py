@@ -5,8 +5,6 @@ BINET_KILLS says how often (20 without it).
 
 import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,24 +15,20 @@ from indexer.checking import check
 from indexer.gallery import Gallery
 from indexer.jobs import list_jobs
 from indexer.schema import JobState
+from tests.forked import Child
+from tests.indexer import crash_child
 from tests.indexer.archives_made import content, date, make_noise_clip, make_picture
 
 KILLS = int(os.environ.get("BINET_KILLS", "20"))
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def index(place: Path, source: Path, statement: int) -> tuple[int, list[int]]:
     """Run the child; return its exit code and the numbers that it printed."""
-    result = subprocess.run(
-        [sys.executable, "-m", "tests.indexer.crash_child", place, source, str(statement)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert result.returncode in (0, -9), result.stderr
-    return result.returncode, [int(line) for line in result.stdout.split()]
+    with Child(crash_child.main, str(place), str(source), statement) as child:
+        printed = [int(line) for line in child.stdout]
+        code = child.wait()
+        assert code in (0, -9), child.stderr.read()
+    return code, printed
 
 
 def test_killed_at_random_points(tmp_path: Path) -> None:

@@ -1,11 +1,8 @@
 """Threads and processes at one gallery, and what is left when one is killed."""
 
-import multiprocessing
-import os
-import signal
+import json
 import threading
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from sqlalchemy import text
@@ -13,6 +10,7 @@ from sqlalchemy import text
 from indexer.filters import Filter
 from indexer.gallery import Gallery
 from indexer.query import Query
+from tests.forked import Child
 from tests.indexer.galleries import DIMENSION, all_boxes, new_frames, new_gallery, new_source, sha
 from tests.indexer.oracle import unit
 from tests.indexer.postgres import use_from_environment
@@ -87,7 +85,7 @@ def test_searching_while_another_thread_writes(gallery: Gallery) -> None:
     assert len(all_boxes(gallery, wanted)) == 40 * batch
 
 
-def write_until_killed(folder: str, connection: Any) -> None:
+def write_until_killed(folder: str) -> None:
     """Add, delete and save without end; say what was acknowledged."""
     use_from_environment()
     gallery = Gallery.open(folder)
@@ -97,10 +95,10 @@ def write_until_killed(folder: str, connection: Any) -> None:
         rng = np.random.default_rng(number)
         added = gallery.add_frames(1, 1, new_frames(rng, [2, 3], first=2 * number + 1000))
         ids = np.concatenate(added.box_ids).tolist()
-        connection.send(("added", ids))
+        print(json.dumps(["added", ids]), flush=True)
         gone = ids[number % 5]
         gallery.delete(boxes=[gone])
-        connection.send(("deleted", [gone]))
+        print(json.dumps(["deleted", [gone]]), flush=True)
         if number % 3 == 0 and gallery.database.is_sqlite:
             gallery.save_snapshot()
 
@@ -109,31 +107,19 @@ def test_nothing_is_lost_or_comes_back_when_the_writer_is_killed(tmp_path: Path)
     gallery, _ = new_gallery(tmp_path)
     new_source(gallery, "door")
     gallery.close()
-    spawn = multiprocessing.get_context("spawn")
     rng = np.random.default_rng(5)
     added: set[int] = set()
     deleted: set[int] = set()
     for _ in range(4):
-        ours, theirs = spawn.Pipe(duplex=False)
-        writer = spawn.Process(target=write_until_killed, args=(str(tmp_path), theirs))
-        writer.start()
-        theirs.close()
         messages = int(rng.integers(2, 40))
-        try:
-            for _ in range(messages):
-                kind, ids = ours.recv()
+        with Child(write_until_killed, str(tmp_path)) as writer:
+            # What was acknowledged before the kill comes after it too.
+            for number, line in enumerate(writer.stdout, 1):
+                kind, ids = json.loads(line)
                 (added if kind == "added" else deleted).update(ids)
-            os.kill(writer.pid or 0, signal.SIGKILL)
-            # What was acknowledged before the kill still comes.
-            while True:
-                kind, ids = ours.recv()
-                (added if kind == "added" else deleted).update(ids)
-        except EOFError:
-            pass
-        finally:
-            writer.join()
-            writer.close()
-            ours.close()
+                if number == messages:
+                    writer.kill()
+            assert number >= messages, writer.stderr.read()
         with Gallery.open(tmp_path) as again:
             found = set(all_boxes(again))
             stats = again.stats()

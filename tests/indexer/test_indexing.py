@@ -316,6 +316,7 @@ def test_no_room_for_pictures_fails_the_job(
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
+    Gallery.open(tmp_path / "g", create=True).close()
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(MediaError, match="No space left"):
         run_index(tmp_path / "g", [archive], keep="thumbnails")

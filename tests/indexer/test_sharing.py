@@ -1,7 +1,5 @@
 """Several indexers at once: a job is shared, no frame is added twice, the dead are taken over."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -31,12 +29,12 @@ from indexer.jobs import (
 from indexer.leases import LeaseLostError, is_gone, new_owner
 from indexer.schema import JobState
 from indexer.sources import SourceFile, SourceKind
-from tests.indexer import postgres
+from tests.forked import Child
+from tests.indexer import postgres, share_child
 from tests.indexer.archives_made import content, make_noise_clip, make_picture, run_index
 from tests.indexer.fake_branch import FakeBranch
 from tests.indexer.share_child import OPTIONS
 
-ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 60
 
 
@@ -89,34 +87,20 @@ class Children:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def start(self, role: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "tests.indexer.share_child", role, *self._where]
-        pipe = subprocess.PIPE
-        process = subprocess.Popen(
-            command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, text=True
-        )
-        self._stack.callback(process.communicate)
-        self._stack.callback(process.kill)
-        return process
-
-    def begin(self, role: str = "lead") -> subprocess.Popen[str]:
+    def begin(self, role: str = "lead") -> Child:
         """Start one and wait until it is at work."""
-        process = self.start(role)
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line == "begun\n", process.communicate()[1]
-        return process
+        child = self._stack.enter_context(Child(share_child.main, role, *self._where))
+        line = child.stdout.readline()
+        assert line == "begun\n", child.stderr.read()
+        return child
 
 
-def end(*processes: subprocess.Popen[str]) -> None:
+def end(*children: Child) -> None:
     """Let them all go on, and wait for their ends."""
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go on\n")
-        process.stdin.flush()
-    for process in processes:
-        _, errors = process.communicate(timeout=PATIENCE_S)
-        assert process.returncode == 0, errors
+    for child in children:
+        child.go_on()
+    for child in children:
+        assert child.wait(PATIENCE_S) == 0, child.stderr.read()
 
 
 def jobs_of(place: Path) -> list[Job]:

@@ -2,10 +2,6 @@
 
 import hashlib
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +13,7 @@ from model import BINet, CheckpointError, load, save
 from model.checkpoint import CONFIG_NAME, read_config, write_checkpoint
 from model.errors import DeviceError
 from tests.conftest import random_picture, random_targets, small_config, small_network
+from tests.forked import Child
 
 
 def weights_file(folder: Path) -> Path:
@@ -96,28 +93,19 @@ def test_saving_again_replaces(tmp_path: Path) -> None:
     assert torch.equal(loaded.predictor.score.bias, network.predictor.score.bias)
 
 
-WRITER = """
-import sys, torch
-from model.checkpoint import write_checkpoint
-from model.config import BINetConfig
-for i in range(10_000):
-    state = {"weight": torch.full((200_000,), float(i))}
-    write_checkpoint(sys.argv[1], BINetConfig(), state, {"step": i})
-    print(i, flush=True)
-"""
+def write_again_and_again(folder: Path) -> None:
+    for step in range(10_000):
+        state = {"weight": torch.full((200_000,), float(step))}
+        write_checkpoint(folder, small_config(), state, {"step": step})
+        print(step, flush=True)
 
 
 @pytest.mark.parametrize("after", [1, 7, 20])
 def test_killed_while_writing(tmp_path: Path, after: int) -> None:
-    writer = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    )
-    assert writer.stdout is not None
-    with writer.stdout:
+    with Child(write_again_and_again, tmp_path) as writer:
         for _ in range(after):
             last = int(writer.stdout.readline())
-        os.kill(writer.pid, signal.SIGKILL)
-        writer.wait()
+        writer.kill()
     checkpoint = read_config(tmp_path)
     assert checkpoint.provenance["step"] >= last
     state = safetensors.torch.load_file(tmp_path / checkpoint.weights)

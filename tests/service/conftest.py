@@ -90,7 +90,7 @@ def start(folder: Path) -> Iterator[Start]:
             **settings: Any,
         ) -> Any:
             load = encoder or FakeEncoder
-            app = create_app(Settings(gallery=str(folder), **settings), load, run_job)
+            app = create_app(Settings(**{"gallery": str(folder), **settings}), load, run_job)
             made = stack.enter_context(
                 TestClient(app, client=client, raise_server_exceptions=False)
             )

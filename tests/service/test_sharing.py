@@ -1,7 +1,5 @@
 """Several services over one gallery: a queued job is run once, and the dead are taken over."""
 
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -15,11 +13,10 @@ from indexer.index_command import IndexRequest
 from indexer.jobs import create_job, read_job
 from indexer.schema import JobState
 from service.index_jobs import TRIES
-from tests.indexer import postgres
+from tests.forked import Child
+from tests.indexer import postgres, share_child
 from tests.indexer.archives_made import make_picture, run_index
 from tests.service.conftest import Start, run_here, service_of, until
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +70,7 @@ def test_a_job_of_a_service_that_died_is_taken_up(
     with Gallery.open(folder) as gallery:
         with gallery.database.write() as connection:
             job = create_job(connection, "index", vars(request), TRIES)
-        command = [sys.executable, "-m", "tests.indexer.share_child", "take", str(folder), "none"]
-        pipe = subprocess.PIPE
-        with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) as other:
-            assert other.stdout is not None
+        with Child(share_child.main, "take", str(folder), "none") as other:
             assert other.stdout.readline() == "begun\n"
             client = start(allow_local=True, run_job=partial(run_here, folder))
             with gallery.database.read() as connection:

@@ -1,11 +1,7 @@
 """A run: what it writes, that it can be killed at any time, and that it learns."""
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,6 +15,7 @@ from torch.multiprocessing.spawn import spawn
 from model import BINet, create, load
 from model.annotations import AnnotatedScene
 from tests.conftest import random_picture
+from tests.forked import Child
 from tests.training.scenes import COLOURS, tiny_recipe, tiny_world
 from training.datasets.crops import number_crops
 from training.datasets.opening import open_dataset
@@ -217,44 +214,30 @@ def test_resume_is_bit_equal(world: list[AnnotatedScene], tmp_path: Path, kind: 
     assert without_times[0] == without_times[1]
 
 
-RUNNER = """
-import sys
-from pathlib import Path
-from tests.training.scenes import COLOURS, tiny_recipe, tiny_world
-from training.loop import train
-
-class Printer:
-    def scalars(self, step, values):
+class Printer(Recorder):
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        super().scalars(step, values)
         print(step, flush=True)
-    def pictures(self, step, pictures):
-        pass
-    def close(self):
-        pass
 
-folder, resume = Path(sys.argv[1]), sys.argv[2] == "resume"
-recipe = tiny_recipe(checkpoint_every=1)
-train(recipe, tiny_world(folder), len(COLOURS), folder / "run", resume=resume, trackers=[Printer()])
-"""
+
+def run_and_print(world: list[AnnotatedScene], folder: Path, resume: bool) -> None:
+    torch.set_num_threads(1)
+    recipe = tiny_recipe(checkpoint_every=1)
+    train(recipe, world, PIDS, folder, resume=resume, trackers=[Printer()])
 
 
 def test_killed_again_and_again(world: list[AnnotatedScene], tmp_path: Path) -> None:
     """`kill -9` right after a step, while its state is being written, until the run is through."""
     train(tiny_recipe(checkpoint_every=1), world, PIDS, tmp_path / "whole")
-    mode, kills = "start", 0
-    while True:
-        runner = subprocess.Popen(
-            [sys.executable, "-c", RUNNER, str(tmp_path), mode], stdout=subprocess.PIPE, text=True
-        )
-        assert runner.stdout is not None
-        with runner.stdout:
+    status, kills = None, 0
+    while status != 0:
+        with Child(run_and_print, world, tmp_path / "run", status is not None) as runner:
             steps = [runner.stdout.readline() for _ in range(2)]
             if steps[1]:
-                os.kill(runner.pid, signal.SIGKILL)
+                runner.kill()
                 kills += 1
             status = runner.wait()
-        mode = "resume"
-        if status == 0:
-            break
+            assert status in (0, -9), runner.stderr.read()
     assert kills >= 3
     assert_equal(weights(tmp_path / "whole"), weights(tmp_path / "run"))
 
