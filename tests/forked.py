@@ -4,11 +4,19 @@ That process has no threads; copying a test's own, which has some, could hang. W
 is read here line by line.
 """
 
+import json
 import os
+import shlex
+import socketserver
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from pathlib import Path
+
+from torch.multiprocessing.spawn import start_processes
 
 _FORKS = get_context("forkserver")
 _FORKS.set_forkserver_preload(
@@ -75,3 +83,39 @@ def _run(
     sys.stdin, sys.stdout, sys.stderr = (os.fdopen(n, mode) for n, mode in enumerate("rww"))
     function(*arguments)
     sys.stdout.flush()
+
+
+def on_ranks(function: Callable[..., object], *arguments: object) -> None:
+    """Run `function(rank, *arguments)` for ranks 0 and 1 at once; both must succeed."""
+    start_processes(function, arguments, nprocs=2, start_method="forkserver")
+
+
+@contextmanager
+def commands(folder: Path) -> Iterator[str]:
+    """A command line that is `binet`, for scripts that call it many times, within the block."""
+
+    class Call(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            with Child(_binet, *json.loads(self.rfile.readline())) as child:
+                output = child.stdout.read()
+                answer = {"code": child.wait(), "output": output}
+            self.wfile.write(json.dumps(answer).encode())
+
+    place = str(folder / "binet.socket")
+    client = str(Path(__file__).with_name("forked_client.py"))
+    with socketserver.ThreadingUnixStreamServer(place, Call) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            yield shlex.join([sys.executable, "-IS", client, place])
+        finally:
+            server.shutdown()
+
+
+def _binet(arguments: list[str], folder: str, environment: dict[str, str]) -> None:
+    import binet
+
+    os.dup2(1, 2)
+    os.chdir(folder)
+    os.environ.update(environment)
+    sys.argv = ["binet", *arguments]
+    binet.main()

@@ -4,12 +4,13 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from tests.forked import commands
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -19,18 +20,15 @@ WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 @pytest.mark.skipif(shutil.which("bash") is None, reason="the job is a Bash script")
 def test_the_steps_of_the_job(tmp_path: Path) -> None:
     summary = tmp_path / "summary.md"
-    done = subprocess.run(
-        ["bash", ROOT / ".ci" / "benchmark-smoke", tmp_path / "smoke"],
-        env={
-            **os.environ,
-            "BINET": f"{sys.executable} -m binet",
-            "GITHUB_STEP_SUMMARY": str(summary),
-        },
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    with commands(tmp_path) as binet:
+        done = subprocess.run(
+            ["bash", ROOT / ".ci" / "benchmark-smoke", tmp_path / "smoke"],
+            env={**os.environ, "BINET": binet, "GITHUB_STEP_SUMMARY": str(summary)},
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("benchmark-smoke: passed\n")
     text = summary.read_text()

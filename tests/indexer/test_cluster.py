@@ -197,6 +197,8 @@ def test_a_node_is_killed_and_the_gallery_is_that_of_one_process(
         assert content(url) == content(tmp_path / "single")
         with Gallery.open(url) as gallery, gallery.database.read() as connection:
             assert read_job(connection, result.job_id).state == JobState.DONE
+    # Until Ray has noticed, it gives new actors to the node as well.
+    until(lambda: sum(node["Alive"] for node in ray.nodes()) == 1)
 
 
 @pytest.mark.slow

@@ -5,11 +5,11 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch.multiprocessing.spawn import spawn
 
 from model import total_loss
 from model.oim import OIMMemory
 from tests.conftest import random_picture, random_targets, small_network
+from tests.forked import on_ranks
 
 DIM = 8
 #: Identities of each step for rank 0 and rank 1: different numbers, nobody, one identity on both.
@@ -45,7 +45,7 @@ def update_on_rank(rank: int, folder: str) -> None:
 
 
 def test_two_ranks_equal_one_process_that_sees_both(tmp_path: Path) -> None:
-    spawn(update_on_rank, (str(tmp_path),), nprocs=2)
+    on_ranks(update_on_rank, str(tmp_path))
     alone = OIMMemory(4, 5, DIM, temperature=0.1, momentum=0.5)
     for step in range(len(STEPS)):
         parts = [persons(step, rank) for rank in (0, 1)]
@@ -75,7 +75,7 @@ def train_on_rank(rank: int, folder: str) -> None:
 
 
 def test_a_network_in_ddp_stays_equal_on_all_ranks(tmp_path: Path) -> None:
-    spawn(train_on_rank, (str(tmp_path),), nprocs=2)
+    on_ranks(train_on_rank, str(tmp_path))
     first, second = (
         torch.load(tmp_path / f"network-{rank}.pt", weights_only=True) for rank in (0, 1)
     )

@@ -10,12 +10,11 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
 
 from model import BINet, create, load
 from model.annotations import AnnotatedScene
 from tests.conftest import random_picture
-from tests.forked import Child
+from tests.forked import Child, on_ranks
 from tests.training.scenes import COLOURS, tiny_recipe, tiny_world
 from training.datasets.crops import number_crops
 from training.datasets.opening import open_dataset
@@ -314,7 +313,7 @@ def test_two_processes_are_one_with_twice_the_batch(
     world: list[AnnotatedScene], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     crops, pids = number_crops([crop_folder(tmp_path)], PIDS)
-    spawn(on_rank, (str(tmp_path), world, "all"), nprocs=2)
+    on_ranks(on_rank, str(tmp_path), world, "all")
     first, second = (torch.load(tmp_path / f"rank-{r}.pt", weights_only=True) for r in (0, 1))
     assert_equal(first, second)
     assert_equal(first, weights(tmp_path / "run"))
@@ -335,7 +334,7 @@ def test_two_processes_whose_batchnorm_is_trained(
 ) -> None:
     """Statistics are those of the first process; weights and memory are equal on both."""
     crop_folder(tmp_path)
-    spawn(on_rank, (str(tmp_path), world, "none"), nprocs=2)
+    on_ranks(on_rank, str(tmp_path), world, "none")
     first, second = (torch.load(tmp_path / f"rank-{r}.pt", weights_only=True) for r in (0, 1))
     weights_only = [name for name in first if not re.search("running_|num_batches", name)]
     assert_equal({n: first[n] for n in weights_only}, {n: second[n] for n in weights_only})
@@ -373,12 +372,15 @@ def test_binet_overfits_eight_drawn_scenes(tmp_path: Path, shared: Path) -> None
             f'backbone_weights="{weights}"',
             # With two scenes in a step it ends between 0.85 and 1, by the processor's rounding.
             "batch_size=4",
-            "steps=450",
+            "steps=400",
             "channels_last=true",
+            # Half as many pixels, and patches to match.
+            "network.preprocessing={min_side=180,max_side=240,patch_size=[96,48]}",
+            "network.roi_size=[6,3]",
             # There are two or three people in a scene: more RoIs cost time and add background.
-            "network.rois_per_scene=12",
+            "network.rois_per_scene=10",
             "network.roi_positive_fraction=0.75",
-            # The last third adapts to the statistics that people are found with.
+            # The last quarter adapts to the statistics that people are found with.
             "fix_statistics_after=300",
             # By seed and rounding, one person in twenty ends with a score between 0.3 and 0.5.
             "network.score_threshold=0.3",
