@@ -96,7 +96,7 @@ def commands(folder: Path) -> Iterator[str]:
 
     class Call(socketserver.StreamRequestHandler):
         def handle(self) -> None:
-            with Child(_binet, *json.loads(self.rfile.readline())) as child:
+            with Child(run_binet, *json.loads(self.rfile.readline())) as child:
                 output = child.stdout.read()
                 answer = {"code": child.wait(), "output": output}
             self.wfile.write(json.dumps(answer).encode())
@@ -111,7 +111,8 @@ def commands(folder: Path) -> Iterator[str]:
             server.shutdown()
 
 
-def _binet(arguments: list[str], folder: str, environment: dict[str, str]) -> None:
+def run_binet(arguments: list[str], folder: str, environment: dict[str, str]) -> None:
+    """Be the command `binet` in a folder; what it says comes out of one pipe."""
     import binet
 
     os.dup2(1, 2)

@@ -113,9 +113,9 @@ def run_here(folder: Path, job_id: int, owner: str) -> None:
         )  # fmt: skip
 
 
-def until(happened: Callable[[], bool]) -> None:
+def until(happened: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
     """Wait for something, as long as one is patient."""
-    end = time.monotonic() + PATIENCE_S
+    end = time.monotonic() + patience_s
     waiting = threading.Event()
     while not happened():
         assert time.monotonic() < end, "it did not happen"
