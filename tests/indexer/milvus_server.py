@@ -80,6 +80,11 @@ class MilvusServer:
                 )
             threading.Event().wait(0.5)
 
+    def stop_answering(self) -> None:
+        """Let it stand still with its connections open."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGSTOP)
+
     def kill(self) -> None:
         """End it and its children at once, as `kill -9` does."""
         if self._process is not None:
@@ -89,11 +94,15 @@ class MilvusServer:
             self._process = None
 
     def _answers(self) -> bool:
+        import grpc
         from pymilvus import MilvusClient
         from pymilvus.exceptions import MilvusException
 
         address = ("127.0.0.1", self._port)
-        with suppress(OSError, MilvusException), socket.create_connection(address, 1):
+        with (
+            suppress(OSError, MilvusException, grpc.RpcError),
+            socket.create_connection(address, 1),
+        ):
             client = MilvusClient(f"http://127.0.0.1:{self._port}", timeout=3)
             client.list_collections(timeout=3)
             client.close()

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,39 @@ def test_killed_while_it_is_fed(
         gallery.delete(sources=[source])
         assert all_boxes(gallery) == []
         assert len(gallery.refresh()) == 0
+
+
+def test_killed_while_it_searches(
+    server: MilvusServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, encoder = new_gallery(tmp_path)
+    rng = np.random.default_rng(0)
+    with made:
+        made.add_frames(encoder.id, new_source(made, "door"), new_frames(rng, [40] * 5))
+    query = Query(unit(rng, 1, DIMENSION))
+    asked = threading.Semaphore(0)
+    search = milvus_client.MilvusCollection.search
+
+    def asking(self: Any, *arguments: Any, **named: Any) -> Any:
+        asked.release()
+        return search(self, *arguments, **named)
+
+    with Gallery.open(tmp_path, index=server.url) as gallery:
+        until(lambda: _refreshed(gallery))
+        before = gallery.search(query, 50).hits
+        monkeypatch.setattr(milvus_client.MilvusCollection, "search", asking)
+        with ThreadPoolExecutor(4) as pool:
+            server.stop_answering()
+            searches = [pool.submit(gallery.search, query, 50) for _ in range(4)]
+            for _ in searches:
+                assert asked.acquire(timeout=60)
+            server.kill()
+            for failed in searches:
+                with pytest.raises(IndexOutageError, match="nothing is lost"):
+                    failed.result()
+        server.start()
+        until(lambda: _refreshed(gallery))
+        assert gallery.search(query, 50).hits == before
 
 
 def until(happened: Callable[[], bool]) -> None:
