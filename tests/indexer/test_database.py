@@ -1,5 +1,6 @@
 """Opening, migrating and locking."""
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,22 +43,27 @@ def test_migrations_make_the_tables(database: Database) -> None:
         assert connection.execute(text("PRAGMA foreign_key_check")).all() == []
 
 
-def test_a_gallery_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
-    Database.open(tmp_path, create=True).close()
-    with sqlite3.connect(tmp_path / "gallery.db") as connection:
-        connection.execute("INSERT INTO camera (name) VALUES ('door')")
-        connection.execute("DROP TABLE setting")
-        connection.execute("DROP TABLE job_item")
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_a_gallery_of_the_first_version_is_brought_up_to_date(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    place: str | Path = tmp_path if kind == "sqlite" else request.getfixturevalue("new_database")
+    database = Database.open(place, create=True)
+    with database.write() as connection:
+        connection.execute(text("INSERT INTO camera (name) VALUES ('door')"))
+        connection.execute(text("DROP TABLE setting"))
+        connection.execute(text("DROP TABLE job_item"))
         for column in ("owner", "lease_until_us", "tries_left"):
-            connection.execute(f"ALTER TABLE job DROP COLUMN {column}")
-        request = '{"request": {"sources": ["a"]}, "report": {"frames": 3}, "process": null}'
-        connection.execute(
+            connection.execute(text(f"ALTER TABLE job DROP COLUMN {column}"))
+        job = text(
             "INSERT INTO job (kind, state, request, discovered, indexed, failed, created_at_us)"
-            f" VALUES ('index', 'running', '{request}', 1, 0, 0, 0)"
+            " VALUES ('index', 'running', :request, 1, 0, 0, 0)"
         )
-        connection.execute("UPDATE alembic_version SET version_num = '0001'")
-    connection.close()
-    with Gallery.open(tmp_path) as gallery:
+        told = {"request": {"sources": ["a"]}, "report": {"frames": 3}, "process": None}
+        connection.execute(job, {"request": json.dumps(told)})
+        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+    database.close()
+    with Gallery.open(place) as gallery:
         assert gallery.cameras() == {"door": 1}
         with gallery.database.write() as writing:
             assert read_job(writing, 1).report == {"frames": 3}
