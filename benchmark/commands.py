@@ -404,9 +404,13 @@ def _size(text: str | None) -> "int | Literal['all'] | None":
 def _device(text: str) -> str:
     import torch
 
-    if text != "auto":
-        return text
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    from model.allocator import keep_freed_memory
+
+    if text == "auto":
+        text = "cuda" if torch.cuda.is_available() else "cpu"
+    if text == "cpu":
+        keep_freed_memory()
+    return text
 
 
 def _pair(text: str) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from model import (
     load,
     optimise,
 )
+from model.allocator import keep_freed_memory
 from model.checkpoint import read_config
 from model.detections import FloatArray
 
@@ -68,6 +69,8 @@ class NetworkBranch:
         CheckpointError, DeviceError
             When it cannot be loaded, or there is no such device.
         """
+        if device == "cpu":
+            keep_freed_memory()
         network, _ = load(folder, device)
         return cls(network, read_config(folder).sha256, precision)
 
@@ -76,8 +79,12 @@ class NetworkBranch:
         return self._preprocessing.scene(pixels)
 
     def detect(self, scenes: list[Scene]) -> list[Detections]:
-        """Find the people of prepared scenes, all in one go where they are of one size."""
-        return self._network.detect(scenes, batch_size=max(len(scenes), 1))
+        """Find the people of prepared scenes: on a GPU all in one go where they are of one size.
+
+        A CPU is as fast with one scene at a time, and needs the memory of one.
+        """
+        together = 1 if self._network.device.type == "cpu" else max(len(scenes), 1)
+        return self._network.detect(scenes, batch_size=together)
 
     def find_people(self, scene: Picture) -> Detections:
         """Find the people of one picture."""

@@ -8,6 +8,8 @@ of the same size. The pipeline starts from the file and ends with rows on disk. 
 turn, and the better of each counts. Memory is the highest resident size of a process that indexes
 a quarter of the clip, and of one that indexes all of it. Exit code 1: below 0.9 of the bare loop,
 or more than a tenth more memory for four times the length.
+
+The processes that decode import this module as well: what only a measurement needs it imports late.
 """
 
 import argparse
@@ -19,17 +21,15 @@ import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from indexer.branch import NetworkBranch
 from indexer.decode_protocol import Pixels
-from indexer.gallery import Gallery
-from indexer.indexing import index_sources
 from indexer.video import number_frames
-from indexer.work import IndexOptions
-from model import create, save, variant_config
+
+if TYPE_CHECKING:
+    from indexer.branch import NetworkBranch
 
 LEAST_RATIO = 0.9
 MOST_GROWTH = 1.1
@@ -57,6 +57,13 @@ def main() -> int:
 
 
 def _measure(weights: Path, clip: Path, batch: int, folder: Path) -> int:
+    import torch
+
+    from indexer.branch import NetworkBranch
+    from indexer.gallery import Gallery
+    from indexer.indexing import index_sources
+    from indexer.work import IndexOptions
+
     branch = NetworkBranch.load(weights)
     frames = [frame.pixels() for frame in number_frames(str(clip))]
     _bare(branch, frames[:batch], batch)
@@ -84,7 +91,7 @@ def _measure(weights: Path, clip: Path, batch: int, folder: Path) -> int:
     return int(ratio < LEAST_RATIO or growth > MOST_GROWTH)
 
 
-def _bare(branch: NetworkBranch, frames: list[Pixels],
+def _bare(branch: "NetworkBranch", frames: list[Pixels],
           batch: int) -> float:  # fmt: skip
     begun = time.perf_counter()
     for start in range(0, len(frames), batch):
@@ -103,6 +110,11 @@ def _memory(weights: Path, clip: Path, batch: int) -> float:
 
 
 def _index_for_memory(weights: Path, clip: Path, batch: int) -> int:
+    from indexer.branch import NetworkBranch
+    from indexer.gallery import Gallery
+    from indexer.indexing import index_sources
+    from indexer.work import IndexOptions
+
     branch = NetworkBranch.load(weights)
     with tempfile.TemporaryDirectory() as name, Gallery.open(name, create=True) as gallery:
         index_sources(gallery, branch, [clip], IndexOptions(batch=batch))
@@ -111,6 +123,8 @@ def _index_for_memory(weights: Path, clip: Path, batch: int) -> int:
 
 
 def _random_weights(folder: Path) -> Path:
+    from model import create, save, variant_config
+
     config = variant_config("binet", num_pids=10, backbone="mobilenet_v2")
     network, _ = create(config, "random")
     save(network.eval(), folder)

@@ -1,18 +1,21 @@
-"""Runs an index job in a process of its own: `python -m service.index_process URL JOB OWNER`."""
+"""Runs an index job in a process of its own: `python -m service.index_process URL JOB OWNER`.
+
+The processes that decode import this module as well, and need nothing of what a job needs.
+"""
 
 import sys
-
-from indexer.branch import NetworkBranch
-from indexer.gallery import Gallery
-from indexer.index_command import IndexRequest
-from indexer.indexing import index_sources
-from indexer.jobs import end_badly, read_job
-from indexer.leases import LeaseLostError
-from model.errors import BINetError
 
 
 def main(gallery_url: str, job_id: int, owner: str) -> int:
     """Run a job that `owner` has taken from the queue; what becomes of it is in its row."""
+    from indexer.branch import NetworkBranch
+    from indexer.gallery import Gallery
+    from indexer.index_command import IndexRequest
+    from indexer.indexing import index_sources
+    from indexer.jobs import end_badly, read_job
+    from indexer.leases import LeaseLostError
+    from model.errors import BINetError
+
     with Gallery.open(gallery_url) as gallery:
         with gallery.database.read() as connection:
             request = IndexRequest(**read_job(connection, job_id).request)

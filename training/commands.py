@@ -35,6 +35,7 @@ def train(
     import torch
     import torch.distributed as dist
 
+    from model.allocator import keep_freed_memory
     from model.factory import check_device
     from training.datasets.crops import number_crops, read_crops
     from training.datasets.opening import open_dataset
@@ -57,6 +58,8 @@ def train(
         local = int(os.environ.get("LOCAL_RANK", "0"))
         device = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
     check_device(device)
+    if device == "cpu":
+        keep_freed_memory()
     if process.world_size > 1:
         dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     trackers: list[Tracker] = []
