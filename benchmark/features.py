@@ -149,7 +149,9 @@ def compute_features(
     folder.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(max(1, workers)) as pool:
         data = list(pool.map(hash_shard, shards))
-        paths = [folder / f"features-{_sha256(f'{VERSION} {settings} {one}')}.npz" for one in data]
+        # What the weights do depends on the configuration: the size of the input, for example.
+        what = f"{VERSION} {settings} {network.config.model_dump_json()}"
+        paths = [folder / f"features-{_sha256(f'{what} {one}')}.npz" for one in data]
         kept = [_load(path) for path in paths]
         missing = [i for i, arrays in enumerate(kept) if arrays is None]
         done = len(work) - sum(len(shards[i]) for i in missing)

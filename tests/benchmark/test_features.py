@@ -13,6 +13,7 @@ from model.cropping import cut, inside
 from model.errors import PictureError
 from model.preprocessing import to_rgb
 from tests.benchmark.worlds import drawn_world, quick_network
+from tests.conftest import small_network
 from training.datasets.dataset import Dataset
 from training.datasets.opening import open_dataset, open_protocol
 from training.datasets.protocol import ListedGallery, Query, RetrievalProtocol
@@ -91,6 +92,18 @@ def test_other_settings_are_computed_anew(
 ) -> None:
     compute(network, world, tmp_path)
     assert compute(network, world, tmp_path, settings).reused == 0
+
+
+def test_another_size_of_the_input_is_computed_anew(
+    network: BINet, world: Dataset, tmp_path: Path
+) -> None:
+    first = compute(network, world, tmp_path)
+    size = network.config.preprocessing.model_copy(update={"min_side": 160, "max_side": 160})
+    larger = small_network(rpn_post_nms_test=16, preprocessing=size)
+    larger.load_state_dict(network.state_dict())
+    again = compute(larger, world, tmp_path)
+    assert again.reused == 0
+    assert not np.array_equal(again.queries["search"], first.queries["search"])
 
 
 def test_a_changed_picture_is_computed_again(network: BINet, tmp_path: Path) -> None:
