@@ -36,8 +36,10 @@ def choose(
 ) -> Chosen | None:
     """Choose the appearance whose most similar other one is the most alike and begins later.
 
-    The two must be each other's most similar, `least_gap` apart, and `least_boxes` long. Where
-    there are none, whoever is seen longest is chosen; None without anybody.
+    The two must be each other's most similar, `least_gap` apart, and `least_boxes` long, and walk:
+    what stands in one place may be a post that the detector takes for somebody. Where there are
+    none, whoever is seen longest is chosen, of those who walk if anybody does; None without
+    anybody.
 
     Parameters
     ----------
@@ -46,7 +48,8 @@ def choose(
     """
     if not appearances:
         return None
-    long = [a for a in appearances if len(a.hits) >= least_boxes]
+    walking = [a for a in appearances if _walks(a)]
+    long = [a for a in walking if len(a.hits) >= least_boxes]
     means = [_mean([embeddings[hit.box_id] for hit in a.hits]) for a in long]
     best: tuple[float, Appearance] | None = None
     if len(long) > 1:
@@ -66,8 +69,15 @@ def choose(
                 value = float(similarity[i, nearest[i]])
                 if best is None or value > best[0]:
                     best = (value, one)
-    chosen = best[1] if best else max(appearances, key=lambda a: len(a.hits))
+    chosen = best[1] if best else max(walking or appearances, key=lambda a: len(a.hits))
     return Chosen(chosen, max(chosen.hits, key=_quality), best is not None)
+
+
+def _walks(appearance: Appearance) -> bool:
+    """Whether the boxes' centres move by more than half a height: those of a post tremble only."""
+    boxes = np.array([hit.box_xyxy for hit in appearance.hits])
+    moved = np.ptp(boxes[:, 2:] + boxes[:, :2], axis=0).max() / 2
+    return bool(moved > np.median(boxes[:, 3] - boxes[:, 1]) / 2)
 
 
 def _quality(hit: Hit) -> float:

@@ -120,14 +120,14 @@ def test_what_cannot_be_shown_says_why(tmp_path: Path, weights: Path) -> None:
 # --- who leaves and returns -------------------------------------------------------------------
 
 
-def seen(first: int, seconds: range, height: float = 50) -> Appearance:
-    """Somebody in a frame of each of these seconds."""
+def seen(first: int, seconds: range, height: float = 50, step: float = 10) -> Appearance:
+    """Somebody in a frame of each of these seconds, who goes so many pixels a second."""
     return Appearance(
         tuple(
             Hit(
                 first + number,
                 0.0,
-                (0, 0, 20, height + number),
+                (step * number, 0, step * number + 20, height + number),
                 0.9,
                 FoundFrame(
                     second, 1, second, 1, "door", START + timedelta(seconds=second), None, 99, 99
@@ -158,6 +158,18 @@ def test_who_leaves_and_returns_is_asked_for() -> None:
     assert chosen.returns
     assert chosen.appearance is leaves
     assert chosen.best.box_id == 104  # the tallest
+
+
+def test_a_post_that_is_taken_for_somebody_is_not_asked_for() -> None:
+    post, again = seen(0, range(30), step=0.1), seen(100, range(40, 60), step=0.1)
+    leaves, back = seen(200, range(5)), seen(300, range(20, 26))
+    of = {**vectors({0: [post, again]}, 0.01), **vectors({1: [leaves, back]})}
+    chosen = choose([post, again, leaves, back], of)
+    assert chosen is not None
+    assert chosen.appearance is leaves
+    alone = choose([post], of)
+    assert alone is not None
+    assert alone.appearance is post
 
 
 def test_who_is_seen_at_the_same_time_is_somebody_else() -> None:
