@@ -59,6 +59,17 @@ print("MODULES", *sorted({name.split(".")[0] for name in sys.modules}))
     assert not set(HEAVY) & set(modules.split())
 
 
+def test_what_a_decoder_imports_of_who_started_it_is_not_heavy() -> None:
+    """Processes that are spawned import the main module of the process that started them."""
+    code = """
+import sys
+import service.index_process, perf.indexing
+print("MODULES", *sorted({name.split(".")[0] for name in sys.modules}))
+"""
+    _, modules = run_python(code).split("MODULES")
+    assert not {"torch", "faiss", "sqlalchemy"} & set(modules.split())
+
+
 def test_help_takes_under_a_second() -> None:
     seconds = []
     for _ in range(3):
