@@ -129,6 +129,8 @@ def serving(folder: Path, run_job: Any = None, **settings: Any) -> Iterator[tupl
     service = service_in(app)
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
+    # Whoever comes before the server does waits, rather than being refused.
+    listening.listen()
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on"))
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
