@@ -34,7 +34,7 @@ from indexer.vector_index import (
     Ids,
     ScoreRule,
     check_vectors,
-    exact_products,
+    exact_scores,
     product_error,
     widen,
 )
@@ -158,7 +158,7 @@ def _best(ids: Ids, vectors: Float16, rule: ScoreRule, k: int) -> Best:
     scores = np.empty(len(ids), np.float32)
     for start in range(0, len(ids), BLOCK_ROWS):
         block = slice(start, start + BLOCK_ROWS)
-        scores[block] = rule.score(exact_products(widen(vectors[block]), rule.vectors))
+        scores[block] = exact_scores(rule, widen(vectors[block]))
     order = np.argsort(-scores, kind="stable")[:k]
     return ids[order], scores[order]
 

@@ -374,7 +374,7 @@ def _look_at_all(view: VectorView, rule: ScoreRule, k: int, rows: Rows) -> tuple
     near = np.flatnonzero(rough >= kth - 2 * product_error(queries.shape[1]) * rule.scale)
     rows = rows[near]
     if len(rough) <= BLOCK_ROWS:
-        return _first(view, k, rows, _exact_scores(rule, vectors[near]))
+        return _first(view, k, rows, exact_scores(rule, vectors[near]))
     return _best(view, rule, k, rows)
 
 
@@ -383,11 +383,12 @@ def _best(view: VectorView, rule: ScoreRule, k: int, rows: Rows) -> tuple[Ids, F
     scores = np.empty(len(rows), np.float32)
     for start in range(0, len(rows), BLOCK_ROWS):
         block = slice(start, start + BLOCK_ROWS)
-        scores[block] = _exact_scores(rule, widen(view.vectors(rows[block])))
+        scores[block] = exact_scores(rule, widen(view.vectors(rows[block])))
     return _first(view, k, rows, scores)
 
 
-def _exact_scores(rule: ScoreRule, vectors: Float32) -> Float32:
+def exact_scores(rule: ScoreRule, vectors: Float32) -> Float32:
+    """Score widened vectors [C, D] by their `exact_products`: [C]."""
     return rule.score(exact_products(vectors, rule.vectors)).astype(np.float32)
 
 
