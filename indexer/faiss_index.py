@@ -12,9 +12,9 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from indexer.errors import DuplicateIdError, IndexEngineError
 from indexer.growing import GrowingArray
 from indexer.vector_index import (
     LENGTH_TOLERANCE,
+    Allowed,
     Candidates,
     Float16,
     Float32,
@@ -37,6 +38,9 @@ SEGMENT_ROWS = 262_144
 
 #: Rows that are scanned too, and dropped, rather than asking a bitmap about every row.
 SKIPPED_ROWS = 64
+
+#: Rows that are copied together to be scanned apart from the others: 2 MiB of them.
+GATHERED_ROWS = 4096
 
 #: What FAISS on a GPU returns at most.
 GPU_MAX_WIDTH = 2048
@@ -97,6 +101,35 @@ class _Segment:
         return len(self.vectors)
 
 
+def _unfilled(dimension: int, rows: int) -> _Segment:
+    """Make a segment on the CPU whose vectors are to be written."""
+    faiss = faiss_module()
+    index = faiss.IndexScalarQuantizer(
+        dimension, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
+    )
+    # Its codes are plain float16. Written in place they need no second copy, exact size
+    # included: growing would reserve up to twice as much.
+    index.codes.resize(rows * index.code_size)
+    index.ntotal = rows
+    return _Segment(index, np.asarray(_Codes(index)).view(np.float16).reshape(rows, dimension))
+
+
+class _Room(threading.local):
+    """A thread's own segments to copy rows to, by dimension."""
+
+    def __init__(self) -> None:
+        self._segments: dict[int, _Segment] = {}
+
+    def segment(self, dimension: int) -> _Segment:
+        """Return the room for `GATHERED_ROWS` rows."""
+        if dimension not in self._segments:
+            self._segments[dimension] = _unfilled(dimension, GATHERED_ROWS)
+        return self._segments[dimension]
+
+
+_ROOM = _Room()
+
+
 @dataclass(frozen=True, eq=False)
 class FaissView:
     """One state of a `FaissIndex`; see `vector_index.VectorView`."""
@@ -119,52 +152,62 @@ class FaissView:
         """Return the stored vectors of rows in ascending order: float16 [C, D]."""
         if not self.segments:
             raise IndexError("the index is empty")
-        parts = []
-        start = 0
+        if len(self.segments) == 1 and len(rows) and rows[-1] - rows[0] == len(rows) - 1:
+            return self.segments[0].vectors[rows[0] : rows[-1] + 1]
+        out = np.empty((len(rows), self.segments[0].vectors.shape[1]), np.float16)
+        self._gather(rows, out)
+        return out
+
+    def _gather(self, rows: Rows, out: Float16) -> None:
+        """Copy the vectors of rows, in ascending order, to `out` [C, D]."""
+        start = low = 0
         for segment in self.segments:
             stop = start + len(segment)
-            low, high = np.searchsorted(rows, (start, stop))
-            if high > low:
-                own = rows[low:high]
-                whole = own[-1] - own[0] == len(own) - 1
-                parts.append(
-                    segment.vectors[own[0] - start : own[-1] - start + 1]
-                    if whole
-                    # Half the time of indexing.
-                    else segment.vectors.take(own - start, axis=0)
-                )
-            start = stop
-        if len(parts) == 1:
-            return parts[0]
-        return np.concatenate(parts) if parts else self.segments[0].vectors[:0]
+            high = len(rows) if stop == len(self.ids) else int(np.searchsorted(rows, stop))
+            # With a mode other than "raise" NumPy writes in place.
+            np.take(segment.vectors, rows[low:high] - start, 0, out=out[low:high], mode="clip")
+            start, low = stop, high
 
-    def scan(self, queries: Float32, width: int, allowed: Mask | None) -> list[Candidates]:
+    def scan(self, queries: Float32, width: int, allowed: Allowed | None) -> list[Candidates]:
         """Find the `width` best of the allowed rows (None: all) for each query [Q, D]."""
         if os.getpid() != self.process:
             raise IndexEngineError(
                 "FAISS hangs in a forked process: start processes with 'spawn', "
                 "and open the gallery in each"
             )
-        parts: list[tuple[int, _Segment, Mask | None]] = []
-        start = 0
-        for segment in self.segments:
-            stop = start + len(segment)
-            mask = None if allowed is None else allowed[start:stop]
-            if mask is None or mask.any():
-                parts.append((start, segment, mask))
-            start = stop
+        scans: list[Callable[[], tuple[Float32, Rows]]] = []
+        if allowed is not None and allowed.dtype != np.bool_:
+            for start in range(0, len(allowed), GATHERED_ROWS):
+                rows = cast("Rows", allowed[start : start + GATHERED_ROWS])
+                scans.append(partial(self._scan_rows, rows, queries, width))
+        else:
+            start = 0
+            for segment in self.segments:
+                mask = None if allowed is None else cast("Mask", allowed[start:][: len(segment)])
+                if mask is None or mask.any():
+                    scans.append(partial(self._scan_segment, start, segment, queries, width, mask))
+                start += len(segment)
         # FAISS spreads queries over the processor's cores, but not the rows of one query.
-        spread = self.device == "cpu" and len(queries) == 1 and len(parts) > 1 and _threads() > 1
-        found = (_pool().map if spread else map)(
-            lambda part: self._scan_segment(part[1], queries, width, part[2]), parts
-        )
-        scores, rows = [], []
-        for (start, _, _), (own_scores, where) in zip(parts, found, strict=True):
-            scores.append(own_scores)
-            rows.append(np.where(where >= 0, where + start, -1))
-        return _merge(np.concatenate(scores, axis=1), np.concatenate(rows, axis=1), width)
+        spread = self.device == "cpu" and len(queries) == 1 and len(scans) > 1 and _threads() > 1
+        found = list((_pool().map if spread else map)(lambda scan: scan(), scans))
+        scores = np.concatenate([scores for scores, _ in found], axis=1)
+        return _merge(scores, np.concatenate([rows for _, rows in found], axis=1), width)
+
+    def _scan_rows(self, rows: Rows, queries: Float32, width: int) -> tuple[Float32, Rows]:
+        """Scan up to `GATHERED_ROWS` rows, ascending, apart from the others."""
+        room = _ROOM.segment(queries.shape[1])
+        self._gather(rows, room.vectors[: len(rows)])
+        room.index.ntotal = len(rows)
+        scores, found = room.index.search(queries, min(width, len(rows)))
+        return scores, rows[found]
 
     def _scan_segment(
+        self, start: int, segment: _Segment, queries: Float32, width: int, mask: Mask | None
+    ) -> tuple[Float32, Rows]:
+        scores, rows = self._scan_within(segment, queries, width, mask)
+        return scores, np.where(rows >= 0, rows + start, -1)
+
+    def _scan_within(
         self, segment: _Segment, queries: Float32, width: int, mask: Mask | None
     ) -> tuple[Float32, Rows]:
         skipped = 0 if mask is None else len(segment) - int(np.count_nonzero(mask))
@@ -208,9 +251,10 @@ def _merge(scores: Float32, rows: Rows, width: int) -> list[Candidates]:
         seen = own_rows >= 0
         own_scores, own_rows = own_scores[seen], own_rows[seen]
         bound = unseen
-        if len(own_rows) >= width:
+        if len(own_rows) > width:
             best = np.argpartition(-own_scores, width - 1)[:width]
             own_scores, own_rows = own_scores[best], own_rows[best]
+        if len(own_rows) == width:
             bound = max(unseen, float(own_scores.min()))
         merged.append(Candidates(own_rows, bound))
     return merged
@@ -371,18 +415,12 @@ class FaissIndex:
         )
 
     def _segment(self, rows: int, fill: Fill) -> _Segment:
-        faiss = faiss_module()
-        index = faiss.IndexScalarQuantizer(
-            self.dimension, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
-        )
-        # Its codes are plain float16. Written in place they need no second copy, exact size
-        # included: growing would reserve up to twice as much.
-        index.codes.resize(rows * index.code_size)
-        index.ntotal = rows
-        vectors = np.asarray(_Codes(index)).view(np.float16).reshape(rows, self.dimension)
+        segment = _unfilled(self.dimension, rows)
+        vectors = segment.vectors
         fill(vectors)
         if self._gpu is None:
-            return _Segment(index, vectors)
+            return segment
+        faiss = faiss_module()
         config = faiss.GpuIndexFlatConfig()
         config.useFloat16 = True
         on_gpu = faiss.GpuIndexFlatIP(self._gpu, self.dimension, config)

@@ -15,11 +15,11 @@ import numpy as np
 from indexer.faiss_index import faiss_module
 from indexer.vector_index import (
     BLOCK_ROWS,
+    Allowed,
     Candidates,
     Float16,
     Float32,
     Ids,
-    Mask,
     Rows,
     VectorView,
     search,
@@ -105,7 +105,7 @@ class TieredView:
         """Return the stored vectors of rows in ascending order."""
         return self._base.vectors(rows)
 
-    def scan(self, queries: Float32, width: int, allowed: Mask | None) -> list[Candidates]:
+    def scan(self, queries: Float32, width: int, allowed: Allowed | None) -> list[Candidates]:
         """Name candidates by their codes; exactly where a filter, or a proof, is asked for."""
         if (allowed is not None and allowed is not self.live) or width >= self.max_width:
             return self._base.scan(queries, width, allowed)

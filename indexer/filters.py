@@ -288,8 +288,10 @@ def _listed(cameras: frozenset[int], columns: Columns) -> Rows | None:
     if sum(map(len, parts)) > _LISTED_SHARE * len(columns):
         return None
     done = len(lists.rows)
-    new = np.flatnonzero(_is_one_of(columns.camera_ids[done:], cameras)) + done
-    rows: Rows = np.concatenate([*parts, new]).astype(np.int64)
+    if done < len(columns):
+        new = np.flatnonzero(_is_one_of(columns.camera_ids[done:], cameras)) + done
+        parts.append(new.astype(np.int32))
+    rows: Rows = np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
     if len(parts) > 1:
         rows.sort()
     return rows

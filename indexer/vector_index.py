@@ -34,13 +34,11 @@ LENGTH_TOLERANCE = 2e-3
 #: with blocks of 512 rows 27 ms, of 8192 rows 29 ms, of 32,768 rows 160 ms.
 BLOCK_ROWS = 2048
 
-#: A query looks at the allowed rows one by one, rather than having the engine scan past the others,
-#: up to this share of the rows. Measured on a busy core, one by one against the scan: of 100 k rows
-#: at 1, 2 and 7 % in 0.4, 0.7 and 2.9 ms against 1.1, 0.8 and 2.9 ms; of 1 M rows at 0.1, 0.5, 1
-#: and 2 % in 0.9, 2.8, 10.8 and 13.5 ms against 4.3, 6.1, 12.7 and 10.8 ms. Of a query of several
-#: vectors, the engine scans for each, up to the second share.
-GATHER_SHARE = 0.02
-MAX_GATHER_SHARE = 0.1
+#: Up to this share of the rows, the allowed ones are looked at one by one, rather than having the
+#: engine scan past the others. Measured, one by one against the scan: of 100 k rows at 1, 5, 10 and
+#: 20 % in 0.5, 0.7, 1.3 and 3.0 ms against 0.7, 1.3, 1.9 and 4.1 ms; of 1 M rows in 2.1, 9.7, 13.4
+#: and 26 ms against 6.2, 13.1, 25.7 and 34 ms; at 30 % it is the same.
+GATHER_SHARE = 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +86,11 @@ class VectorView(Protocol):
     def vectors(self, rows: Rows) -> Float16:
         """Return the stored vectors, float16 [C, D], of rows in ascending order."""
 
-    def scan(self, queries: Float32, width: int, allowed: Mask | None) -> list[Candidates]:
-        """Find the `width` best of the allowed rows (None: all) for each query [Q, D]."""
+    def scan(self, queries: Float32, width: int, allowed: Allowed | None) -> list[Candidates]:
+        """Find the `width` best of the allowed rows (None: all) for each query [Q, D].
+
+        Rows that are given by their numbers are looked at one by one; there is at least one.
+        """
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,8 @@ class ScoreRule:
     @cached_property
     def scale(self) -> float:
         """By how much more than one unit query errors can grow."""
-        longest = np.linalg.norm(self.vectors, axis=1)
+        # A quarter of the time of `np.linalg.norm`, for the few vectors of a query.
+        longest = np.sqrt(np.einsum("vd,vd->v", self.vectors, self.vectors))
         pushed = longest[len(self.positives) :].max(initial=0.0) * self.negative_weight
         return float(longest[: len(self.positives)].max() + pushed)
 
@@ -313,16 +315,18 @@ def search_rules(
     k = min(k, count)
     if not k or not rules:
         return [(np.zeros(0, np.int64), np.zeros(0, np.float32)) for _ in rules]
-
     probes = [rule.probes for rule in rules]
-    share = min(GATHER_SHARE * max(map(len, probes)), MAX_GATHER_SHARE)
     first_width = k + view.scan_margin
-    if count <= max(share * rows, 2 * first_width) or first_width > view.max_width:
-        looked_at = _rows(rows, mask) if listed is None else listed
-        return [_look_at_all(view, rule, k, looked_at) for rule in rules]
-    if listed is not None:
-        mask = np.zeros(rows, np.bool_)
-        mask[listed] = True
+    # Of one block, the vectors that are widened at once are as quick as a first pass.
+    no_first_pass = count <= max(BLOCK_ROWS, 2 * first_width) or first_width > view.max_width
+    looked_at: Allowed | None = mask if listed is None else listed
+    if no_first_pass or count <= GATHER_SHARE * rows:
+        looked_at = _rows(rows, looked_at)
+    elif listed is not None:
+        looked_at = np.zeros(rows, np.bool_)
+        looked_at[listed] = True
+    if no_first_pass:
+        return [_look_at_all(view, rule, k, _rows(rows, looked_at)) for rule in rules]
     found: list[tuple[Ids, Float32] | None] = [None] * len(rules)
     for width in (first_width, view.max_width):
         # What negatives push down lets others rise, from further below than the margin.
@@ -333,18 +337,21 @@ def search_rules(
         ]
         if not left:
             continue
-        scanned = iter(view.scan(np.concatenate([probes[i] for i in left]), width, mask))
+        scanned = iter(view.scan(np.concatenate([probes[i] for i in left]), width, looked_at))
         for number in left:
             candidates = [next(scanned) for _ in probes[number]]
             found[number] = _proven(view, rules[number], k, candidates)
     return [
-        _look_at_all(view, rule, k, _rows(rows, mask)) if best is None else best
+        _look_at_all(view, rule, k, _rows(rows, looked_at)) if best is None else best
         for rule, best in zip(rules, found, strict=True)
     ]
 
 
-def _rows(rows: int, allowed: Mask | None) -> Rows:
-    return np.arange(rows) if allowed is None else np.flatnonzero(allowed)
+def _rows(rows: int, allowed: Allowed | None) -> Rows:
+    """Return the allowed rows by their numbers."""
+    if allowed is None:
+        return np.arange(rows)
+    return np.flatnonzero(allowed) if allowed.dtype == np.bool_ else cast("Rows", allowed)
 
 
 def _proven(

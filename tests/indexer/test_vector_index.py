@@ -39,6 +39,8 @@ def _small_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         patch.setattr(faiss_index, "SEGMENT_ROWS", 700)
         patch.setattr(vector_index, "BLOCK_ROWS", 256)
         patch.setattr(faiss_index, "SKIPPED_ROWS", 5)
+        patch.setattr(faiss_index, "GATHERED_ROWS", 150)
+        patch.setattr(faiss_index, "_ROOM", faiss_index._Room())
         # Also where the suite runs with one thread.
         patch.setattr(faiss_index, "_threads", lambda: 2)
         faiss_index._pool.cache_clear()
@@ -244,7 +246,7 @@ def test_a_view_keeps_its_memory() -> None:
 
 def test_a_forked_child_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """FAISS hangs there; processes are to be spawned."""
-    vectors = unit(np.random.default_rng(0), 500, DIMENSION)
+    vectors = unit(np.random.default_rng(0), 3000, DIMENSION)
     view = filled(vectors).view()
     monkeypatch.setattr("os.getpid", lambda: -1)
     with pytest.raises(IndexEngineError, match="spawn"):
