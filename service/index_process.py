@@ -3,7 +3,11 @@
 The processes that decode import this module as well, and need nothing of what a job needs.
 """
 
+import os
 import sys
+
+#: How far it stands back, with the processes that decode for it, behind whoever searches.
+NICENESS = 10
 
 
 def main(gallery_url: str, job_id: int, owner: str) -> int:
@@ -40,4 +44,5 @@ def main(gallery_url: str, job_id: int, owner: str) -> int:
 
 
 if __name__ == "__main__":
+    os.nice(NICENESS)
     sys.exit(main(sys.argv[1], int(sys.argv[2]), sys.argv[3]))
