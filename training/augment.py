@@ -6,21 +6,28 @@ Drawn from the seed, the epoch and the picture alone, so that a resumed run sees
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from io import BytesIO
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
 import torchvision.transforms.v2 as transforms
 from torch import Tensor
+from torchvision.transforms.v2.functional import to_pil_image
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Image
 
 from model import Scene
-from model.preprocessing import resize
+from model.preprocessing import resize, to_rgb
 from training.recipe import Augmentation
 
 #: Share of the picture that a random crop keeps at least, and of a crop that is erased at most.
 LEAST_KEPT = 0.5
 MOST_ERASED = 0.3
+#: Height in pixels of somebody far away: between these.
+FAR = (24, 96)
+#: Quality of the JPEG compression that a far person has gone through: between these.
+FAR_QUALITY = (30, 90)
 
 
 class Augment:
@@ -51,7 +58,12 @@ class Augment:
         erase: list[Any] = []
         if settings.erase:
             erase = [transforms.RandomErasing(settings.erase, (0.02, MOST_ERASED))]
-        self._crop = transforms.Compose([flip, *colour, *erase])
+        moved: list[Any] = []
+        if settings.jitter:
+            j = settings.jitter
+            moved = [transforms.RandomAffine(0, (j, j), (1 - j, 1 + j), fill=127)]
+        self._coarse = settings.coarse
+        self._crop = transforms.Compose([flip, *colour, *moved, *erase])
 
     def scene(
         self, pixels: Tensor, boxes_xyxy: Tensor, pids: Tensor, *place: int
@@ -95,6 +107,8 @@ class Augment:
         """Change a crop, uint8 [3, h, w]."""
         with self._drawn(*place):
             changed: Tensor = self._crop(Image(pixels)).as_subclass(Tensor)
+            if self._coarse and torch.rand(()) < self._coarse:
+                changed = _far(changed)
         return changed
 
     @contextmanager
@@ -105,3 +119,16 @@ class Augment:
             # Not torch.manual_seed: it tells every device that there is none, in 1.6 ms.
             torch.default_generator.manual_seed(int(seed >> 1))
             yield
+
+
+def _far(pixels: Tensor) -> Tensor:
+    """Take a crop's detail, uint8 [3, h, w], as if it were of somebody far away in a video."""
+    far = int(torch.randint(FAR[0], FAR[1] + 1, ()))
+    quality = int(torch.randint(*FAR_QUALITY, ()))
+    height, width = pixels.shape[-2:]
+    if height <= far:
+        return pixels
+    file = BytesIO()
+    small = resize(pixels, [far, max(1, round(width * far / height))])
+    to_pil_image(small).save(file, "JPEG", quality=quality)
+    return resize(to_rgb(PIL.Image.open(file)), [height, width])

@@ -43,6 +43,10 @@ class Augmentation(BaseModel):
     shrink: Annotated[float, Field(ge=0, lt=1)] = 0.0
     #: Probability that a rectangle of a person crop is erased. Scenes are left alone.
     erase: Share = 0.0
+    #: Probability that a crop loses its detail, as that of somebody far away.
+    coarse: Share = 0.0
+    #: A crop moves and grows or shrinks in its frame by up to this share, as a detector's boxes do.
+    jitter: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 class Recipe(BaseModel):

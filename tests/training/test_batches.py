@@ -198,6 +198,37 @@ def test_every_augmentation_keeps_boxes_on_their_people(tmp_path: Path) -> None:
         assert light.float().mean() < 0.05
 
 
+def test_a_coarse_crop_has_its_shape_and_less_detail() -> None:
+    pixels = torch.randint(256, (3, 128, 64), generator=torch.Generator().manual_seed(0)).byte()
+    augment = Augment(Augmentation(flip=0, coarse=1.0), seed=0)
+    changed = [augment.crop(pixels, 1, place, 0) for place in range(8)]
+
+    def detail(crop: torch.Tensor) -> float:
+        return float(crop.float().diff(dim=1).abs().mean())
+
+    for crop in changed:
+        assert crop.shape == pixels.shape
+        assert crop.dtype == torch.uint8
+        assert detail(crop) < 0.8 * detail(pixels)
+    assert torch.equal(augment.crop(pixels, 1, 3, 0), changed[3])
+    far = pixels[:, :20]
+    assert torch.equal(augment.crop(far, 1, 0, 0), far)
+
+
+def test_a_moved_crop_shows_its_person_elsewhere() -> None:
+    pixels = torch.zeros(3, 128, 64, dtype=torch.uint8)
+    pixels[:, 32:96, 16:48] = 255
+    augment = Augment(Augmentation(flip=0, jitter=0.1), seed=0)
+    tops, heights = [], []
+    for place in range(30):
+        rows = (augment.crop(pixels, 1, place, 0)[0] == 255).any(dim=1).nonzero().flatten()
+        tops.append(int(rows[0]))
+        heights.append(len(rows))
+    assert max(abs(top - 32) for top in tops) <= 0.1 * 128 + 0.1 * 64
+    assert len(set(tops)) > 5
+    assert min(heights) < 62 <= 66 < max(heights)
+
+
 def test_crops_and_scenes_in_one_batch(tmp_path: Path) -> None:
     scenes = [annotated(tmp_path)]
     folder = tmp_path / "crops"
