@@ -19,7 +19,7 @@ from model.backbones import batchnorms, build_backbone, freeze_stem
 from model.config import TRUNK_STRIDE, BINetConfig
 from model.gather_align import gather_roi_align
 from model.preprocessing import resize
-from model.roi import Predictor, RoIStage, Target, build_rpn
+from model.roi import Predictor, RoIStage, Target, build_rpn, half_scene, join_scales
 
 
 class Branches(nn.Module):
@@ -136,7 +136,17 @@ class Branches(nn.Module):
     ) -> tuple[list[Tensor], list[Tensor]]:
         """RPN at inference: proposals [n, 4] of each scene, and their scores [n]."""
         with self._autocast("rpn"):
-            return self.rpn.scored(ImageList(images, sizes), maps)
+            proposals, scores = self.rpn.scored(ImageList(images, sizes), maps)
+        if not self.config.detect_large:
+            return proposals, scores
+        halves = half_scene(images)
+        half_sizes = [(-(-h // 2), -(-w // 2)) for h, w in sizes]
+        half_maps = self.trunk_maps(halves)
+        with self._autocast("rpn"):
+            large, large_scores = self.rpn.scored(ImageList(halves, half_sizes), half_maps)
+        joined = map(join_scales, proposals, scores, large, large_scores)
+        every, of = zip(*joined, strict=True)
+        return list(every), list(of)
 
     def trunk_maps(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] -> maps [B, C, H/16, W/16]."""

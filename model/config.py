@@ -134,6 +134,9 @@ class BINetConfig(BaseModel):
     #: detector of one stage; ours, for small networks, whose head can learn people or boxes but
     #: hardly both (docs/weights.md).
     detection_from: Literal["pooled", "map", "rpn"] = "pooled"
+    #: An RPN that is the detector looks at the scene at half its size as well, for people who are
+    #: too large for its anchors; ours, for cameras that people pass close by.
+    detect_large: bool = False
     #: Which branch embeds the people whom `detect` finds. `search`: the paper's. `instance`: each
     #: is cut from the picture itself and embedded as a crop query is; ours, for small networks and
     #: small people, of whom a map of stride 16 shows little.
@@ -155,6 +158,8 @@ class BINetConfig(BaseModel):
             raise ValueError(f"split='conv4_3' exists for resnet50 only, not for {self.backbone}")
         if self.gallery_branch == "instance" and not self.instance_branch:
             raise ValueError("gallery_branch='instance' needs instance_branch=True")
+        if self.detect_large and self.detection_from != "rpn":
+            raise ValueError("detect_large=True needs detection_from='rpn'")
         if self.instance_branch and self.patches == "resized":
             height, width = self.preprocessing.patch_size
             expected = (self.roi_size[0] * TRUNK_STRIDE, self.roi_size[1] * TRUNK_STRIDE)

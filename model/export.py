@@ -25,6 +25,7 @@ from model.binet import BINet
 from model.config import TRUNK_STRIDE
 from model.errors import ExportError
 from model.export_check import Differences, compare_crop, compare_search
+from model.roi import half_scene, join_scales
 
 if TYPE_CHECKING:
     import onnx
@@ -46,8 +47,13 @@ class SearchGraph(nn.Module):
         """Pixels uint8 [1, 3, h, w] -> boxes [M, 4] in those pixels, scores [M], embeddings."""
         network = self.network
         height, width = pixels.shape[-2:]
-        maps = network.trunk_maps(_padded(network, pixels))
+        images = _padded(network, pixels)
+        maps = network.trunk_maps(images)
         proposals, objectness = self._proposals(maps, (height, width))
+        if network.config.detect_large:
+            half_maps = network.trunk_maps(half_scene(images))
+            half = self._proposals(half_maps, (-(-height // 2), -(-width // 2)))
+            proposals, objectness = join_scales(proposals, objectness, *half)
         if network.config.detection_from == "rpn":
             boxes, scores, _ = network.roi_stage.select(proposals, objectness, score_threshold)
             features = network.through_head(network.align(maps, [boxes]))[1]

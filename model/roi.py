@@ -27,13 +27,20 @@ from torchvision.ops import (
     sigmoid_focal_loss,
 )
 
-from model.config import BINetConfig
+from model.config import TRUNK_STRIDE, BINetConfig
 
 #: Boxes thinner than this, in pixels of the network's input, are no detections.
 MIN_BOX_SIDE = 1.0
 PERSON = 1  # class number; 0 is background
 #: A box that lies on ignored ones by more than this share of its own area is left out.
 MOST_IGNORED = 0.5
+#: Higher than this in the network's input, people are large: the half scene shows them as the
+#: anchors and the training know them. So near to it both scales may find them.
+LARGE_PX = 256
+BOTH_PX = 32
+#: A box is part of somebody large from this share of it inside, between these shares of the height.
+LEAST_INSIDE = 0.75
+LEAST_PART, MOST_PART = 0.25, 0.9
 
 
 class Target(TypedDict):
@@ -132,6 +139,50 @@ def on_ignored(boxes_xyxy: Tensor, ignored_xyxy: Tensor) -> Tensor:
     return covered
 
 
+def half_scene(images: Tensor) -> Tensor:
+    """Images [B, 3, H, W] at half their size, padded to a multiple of the trunk's stride."""
+    halves = F.avg_pool2d(images, 2)
+    height, width = halves.shape[-2:]
+    return F.pad(halves, (0, -width % TRUNK_STRIDE, 0, -height % TRUNK_STRIDE))
+
+
+def join_scales(
+    boxes: Tensor, scores: Tensor, half_boxes: Tensor, half_scores: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Take the people who are not large from a scene and the large ones from its half.
+
+    Parameters
+    ----------
+    boxes, scores
+        Proposals of the scene, [N, 4] and [N].
+    half_boxes, half_scores
+        Those of `half_scene`, in its pixels, [M, 4] and [M].
+
+    Returns
+    -------
+    tuple
+        Boxes [K, 4] in pixels of the scene and scores [K], best first.
+    """
+    large = half_boxes * 2
+    usual = boxes[:, 3] - boxes[:, 1] <= LARGE_PX + BOTH_PX
+    wanted = large[:, 3] - large[:, 1] > LARGE_PX - BOTH_PX
+    joined = torch.cat([scores[usual], half_scores[wanted]])
+    joined, order = joined.topk(joined.shape[0])  # ONNX knows no sort
+    return torch.cat([boxes[usual], large[wanted]])[order], joined
+
+
+def are_parts(boxes: Tensor) -> Tensor:
+    """Tell which boxes [N, 4] are parts of somebody large, such as legs: bool [N]."""
+    low = torch.maximum(boxes[:, None, :2], boxes[:, :2])
+    high = torch.minimum(boxes[:, None, 2:], boxes[:, 2:])
+    inside = (high - low).clamp(min=0).prod(dim=2) > LEAST_INSIDE * box_area(boxes)[:, None]
+    height = boxes[:, 3] - boxes[:, 1]
+    # Somebody far away may stand before or beside somebody close by.
+    part = (height[:, None] > LEAST_PART * height) & (height[:, None] < MOST_PART * height)
+    parts: Tensor = (inside & part & (height > LARGE_PX)).any(dim=1)
+    return parts
+
+
 def build_rpn(config: BINetConfig, channels: int) -> IgnoringRPN:
     """Build torchvision's region proposal network on one map of stride 16."""
     anchors = AnchorGenerator((config.anchor_sizes,), (config.anchor_ratios,))
@@ -200,6 +251,7 @@ class RoIStage(RoIHeads):  # type: ignore[misc]  # torchvision has no types
             nms_thresh=config.detection_nms_iou,
             detections_per_img=config.rpn_post_nms_test,
         )
+        self.detects_large = config.detect_large
 
     def sample(self, proposals: list[Tensor], targets: list[Target]) -> SampledRoIs:
         """Draw RoIs, half of them positive where there are enough; ground truth is among them."""
@@ -282,5 +334,7 @@ class RoIStage(RoIHeads):  # type: ignore[misc]  # torchvision has no types
         """Keep the people among boxes [N, 4] with these scores [N]; returns what `decode` does."""
         keep = torch.where(probability > threshold)[0]
         keep = keep[remove_small_boxes(boxes[keep], MIN_BOX_SIDE)]
+        if self.detects_large:
+            keep = keep[~are_parts(boxes[keep])]
         keep = keep[nms(boxes[keep], probability[keep], self.nms_thresh)]
         return boxes[keep], probability[keep], keep

@@ -97,11 +97,14 @@ def test_crops_equal_torch(batch: int, network: BINet, crop_file: Path) -> None:
     np.testing.assert_allclose(found, network.embed_crops(list(patches)), atol=1e-4)
 
 
-@pytest.mark.parametrize("source", ["map", "rpn"])
-def test_our_own_settings_equal_torch(source: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("source", "large"), [("map", False), ("rpn", False), ("rpn", True)])
+def test_our_own_settings_equal_torch(source: str, large: bool, tmp_path: Path) -> None:
     """Boxes from the unpooled map or the RPN; the embeddings are the search branch's."""
     network = small_network(
-        backbone="mobilenet_v2", detection_from=source, gallery_branch="instance"
+        backbone="mobilenet_v2",
+        detection_from=source,
+        detect_large=large,
+        gallery_branch="instance",
     )
     # It refuses to write what differs.
     assert export_onnx(network, tmp_path / "search.onnx").embedding < 1e-3

@@ -13,6 +13,7 @@ from torchvision.ops import box_iou
 
 from model import BINet, Detections, InferenceOptions, Picture, Scene, optimise
 from model.cropping import cut
+from model.roi import are_parts
 from tests.conftest import random_picture, random_targets, set_weights, small_network
 
 
@@ -161,6 +162,64 @@ def test_the_rpn_alone_finds_people_where_the_configuration_says_so() -> None:
         np.testing.assert_allclose(people.boxes_xyxy, expected, rtol=1e-5)
     at_boxes = network.embed_boxes(scenes[0], found[0].boxes_xyxy)
     np.testing.assert_allclose(found[0].embeddings, at_boxes, atol=1e-4)
+
+
+def test_large_people_are_those_of_the_half_scene() -> None:
+    """A picture whose pixels are all doubled: its half is what it was made from."""
+    network = small_network(detection_from="rpn", rpn_post_nms_test=50, detect_large=True)
+    plain = small_network(detection_from="rpn", rpn_post_nms_test=50)
+    plain.load_state_dict(network.state_dict())
+    small = torch.from_numpy(random_picture(248, 170)).permute(2, 0, 1)
+    doubled = small.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
+
+    def proposed(net: BINet, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        images, sizes = net.normalise([pixels])
+        with torch.inference_mode():
+            boxes, scores = net.propose_scored(images, net.trunk_maps(images), sizes)
+        return boxes[0], scores[0]
+
+    boxes, scores = proposed(plain, doubled)
+    half_boxes, half_scores = proposed(plain, small)
+    expected = [
+        (score, box)
+        for score, box in zip(scores.tolist(), boxes.tolist(), strict=True)
+        if box[3] - box[1] <= 288
+    ]
+    usual = len(expected)
+    expected += [
+        (score, [2 * side for side in box])
+        for score, box in zip(half_scores.tolist(), half_boxes.tolist(), strict=True)
+        if 2 * (box[3] - box[1]) > 224
+    ]
+    assert 0 < usual < len(expected)
+    expected.sort(key=lambda pair: -pair[0])
+    found, found_scores = proposed(network, doubled)
+    np.testing.assert_allclose(found_scores, [score for score, _ in expected], rtol=1e-4)
+    np.testing.assert_allclose(found, [box for _, box in expected], atol=0.1)
+
+
+def test_parts_of_somebody_large_are_nobody() -> None:
+    boxes = {
+        "large": [100.0, 0, 250, 500],
+        "legs": [120.0, 250, 230, 500],
+        "far away, before them": [150.0, 100, 180, 200],
+        "beside them": [200.0, 100, 350, 450],
+        "as large, behind them": [110.0, 20, 240, 490],
+        "elsewhere": [400.0, 0, 480, 240],
+        "legs elsewhere": [410.0, 120, 470, 240],
+    }
+    parts = are_parts(torch.tensor(list(boxes.values()))).tolist()
+    assert [name for name, part in zip(boxes, parts, strict=True) if part] == ["legs"]
+    stage = small_network(detection_from="rpn", detect_large=True).roi_stage
+    two = torch.tensor([boxes["legs"], boxes["large"]])
+    for threshold, kept in ((0.1, ["large"]), (0.5, ["legs"])):
+        found = stage.select(two, torch.tensor([0.9, 0.3]), threshold)[0]
+        assert found.tolist() == [boxes[name] for name in kept]
+
+
+def test_large_people_need_an_rpn_that_detects() -> None:
+    with pytest.raises(ValidationError, match="detection_from='rpn'"):
+        small_network(detect_large=True)
 
 
 def test_an_rpn_that_is_the_detector_learns_alone() -> None:
