@@ -19,7 +19,15 @@ from model.backbones import batchnorms, build_backbone, freeze_stem
 from model.config import TRUNK_STRIDE, BINetConfig
 from model.gather_align import gather_roi_align
 from model.preprocessing import resize
-from model.roi import Predictor, RoIStage, Target, build_rpn, half_scene, join_scales
+from model.roi import (
+    Predictor,
+    RoIStage,
+    Target,
+    build_rpn,
+    half_scene,
+    hints_at_large,
+    join_scales,
+)
 
 
 class Branches(nn.Module):
@@ -139,14 +147,17 @@ class Branches(nn.Module):
             proposals, scores = self.rpn.scored(ImageList(images, sizes), maps)
         if not self.config.detect_large:
             return proposals, scores
-        halves = half_scene(images)
-        half_sizes = [(-(-h // 2), -(-w // 2)) for h, w in sizes]
-        half_maps = self.trunk_maps(halves)
-        with self._autocast("rpn"):
-            large, large_scores = self.rpn.scored(ImageList(halves, half_sizes), half_maps)
-        joined = map(join_scales, proposals, scores, large, large_scores)
-        every, of = zip(*joined, strict=True)
-        return list(every), list(of)
+        pairs = list(zip(proposals, scores, strict=True))
+        places = [place for place, pair in enumerate(pairs) if bool(hints_at_large(*pair))]
+        if places:
+            halves = half_scene(images[places])
+            half_sizes = [(-(-h // 2), -(-w // 2)) for h, w in (sizes[place] for place in places)]
+            half_maps = self.trunk_maps(halves)
+            with self._autocast("rpn"):
+                large = self.rpn.scored(ImageList(halves, half_sizes), half_maps)
+            for place, *half in zip(places, *large, strict=True):
+                pairs[place] = join_scales(*pairs[place], *half)
+        return [boxes for boxes, _ in pairs], [of for _, of in pairs]
 
     def trunk_maps(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] -> maps [B, C, H/16, W/16]."""

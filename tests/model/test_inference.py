@@ -11,7 +11,7 @@ from PIL import Image
 from pydantic import ValidationError
 from torchvision.ops import box_iou
 
-from model import BINet, Detections, InferenceOptions, Picture, Scene, optimise
+from model import BINet, Detections, InferenceOptions, Picture, Scene, optimise, roi
 from model.cropping import cut
 from model.roi import are_parts
 from tests.conftest import random_picture, random_targets, set_weights, small_network
@@ -196,6 +196,29 @@ def test_large_people_are_those_of_the_half_scene() -> None:
     found, found_scores = proposed(network, doubled)
     np.testing.assert_allclose(found_scores, [score for score, _ in expected], rtol=1e-4)
     np.testing.assert_allclose(found, [box for _, box in expected], atol=0.1)
+
+
+def test_the_half_scene_is_looked_at_where_there_is_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scenes with a hint beside scenes without: each is as it is alone."""
+    network = small_network(detection_from="rpn", detect_large=True)
+    pixels = [random_picture(248, 170, seed=seed) for seed in range(8)]
+    images, sizes = network.normalise([torch.from_numpy(p).permute(2, 0, 1) for p in pixels])
+    with torch.inference_mode():
+        maps = network.trunk_maps(images)
+        monkeypatch.setattr(roi, "HINT_SCORE", 1.0)
+        plain, scores = network.propose_scored(images, maps, sizes)
+        best = [
+            float(score[boxes[:, 3] - boxes[:, 1] > roi.HINT_PX].max())
+            for boxes, score in zip(plain, scores, strict=True)
+        ]
+        monkeypatch.setattr(roi, "HINT_SCORE", float(np.median(best)))
+        together, _ = network.propose_scored(images, maps, sizes)
+        for place, boxes in enumerate(together):
+            only = slice(place, place + 1)
+            (alone,), _ = network.propose_scored(images[only], maps[only], sizes[only])
+            torch.testing.assert_close(boxes, alone, atol=0.1, rtol=0)
+            changed = boxes.shape != plain[place].shape or not torch.equal(boxes, plain[place])
+            assert changed == (best[place] > np.median(best))
 
 
 def test_parts_of_somebody_large_are_nobody() -> None:
