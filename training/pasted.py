@@ -25,7 +25,13 @@ LONG_SIDE = 768
 MOST_PEOPLE = 14
 HEIGHTS = (32.0, 190.0)
 #: A person of whom less than this is visible is ignored, not annotated.
-LEAST_VISIBLE = 0.35
+LEAST_VISIBLE = 0.3
+#: Things that are nobody, pasted the same way on a scene: up to so many. A detector that has seen
+#: none takes posts, signs and tripods for people, and seams for outlines.
+MOST_THINGS = 8
+THING_ASPECT = (1.5, 4.5)
+#: Probability that a person is pasted beside the one before, before or behind.
+CROWDED = 0.5
 #: Change of brightness, contrast and colour of a person, up to this factor either way.
 CHANGE = 0.35
 
@@ -105,10 +111,11 @@ def write_pasted(
     out.mkdir(parents=True)
     rng = np.random.default_rng(seed)
     scenes = []
+    nobody = [scene.path for scene in backgrounds if not len(scene) and not len(scene.ignored_xyxy)]
     for number in range(count):
         path = out / f"{number:05d}.jpg"
         background = backgrounds[number % len(backgrounds)]
-        picture, boxes, pids, ignored = _paste(cut_outs, background, rng)
+        picture, boxes, pids, ignored = _paste(cut_outs, nobody, background, rng)
         picture.save(path, quality=int(rng.integers(60, 95)))
         scenes.append(
             AnnotatedScene(path.name, path, boxes, pids, background.camera, ignored_xyxy=ignored)
@@ -117,7 +124,10 @@ def write_pasted(
 
 
 def _paste(
-    cut_outs: Sequence[Image.Image], background: AnnotatedScene, rng: np.random.Generator
+    cut_outs: Sequence[Image.Image],
+    nobody: Sequence[Path],
+    background: AnnotatedScene,
+    rng: np.random.Generator,
 ) -> tuple[Image.Image, npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     scene = Image.open(background.path).convert("RGB")
     scale = LONG_SIDE / max(scene.size)
@@ -135,13 +145,20 @@ def _paste(
         areas.append(max((x2 - max(x1, 0)) * (y2 - max(y1, 0)), 1))
     # People of one scene have heights alike, and stand together now and then.
     typical = float(np.exp(rng.uniform(np.log(HEIGHTS[0]), np.log(HEIGHTS[1]))))
+    for _ in range(int(rng.integers(MOST_THINGS + 1)) if nobody else 0):
+        height = int(np.clip(typical * rng.uniform(0.4, 1.4), *HEIGHTS))
+        thing = _thing(nobody[int(rng.integers(len(nobody)))], height, rng)
+        x = int(rng.integers(max(scene.width - thing.width, 1)))
+        y = int(rng.integers(max(scene.height - height, 1)))
+        if not shown[y : y + height, x : x + thing.width].any():
+            scene.paste(thing, (x, y), thing)
     last: tuple[float, float] | None = None
     for _ in range(int(rng.integers(3, MOST_PEOPLE + 1))):
         height = int(np.clip(typical * rng.uniform(0.7, 1.4), *HEIGHTS))
         person = _changed(cut_outs[int(rng.integers(len(cut_outs)))], height, rng)
         left = rng.uniform(-0.3 * person.width, scene.width - 0.7 * person.width)
         top = rng.uniform(0, max(scene.height - 0.85 * height, 1))
-        if last is not None and rng.random() < 0.35:
+        if last is not None and rng.random() < CROWDED:
             left = last[0] + rng.uniform(-1.2, 1.2) * person.width
             top = last[1] + rng.uniform(-0.25, 0.25) * height
         x, y = round(left), round(top)
@@ -162,6 +179,21 @@ def _paste(
     pids[: len(background)] = background.pids
     ignored = np.concatenate([of[~visible], background.ignored_xyxy * np.float32(scale)])
     return scene, of[visible], pids[visible], ignored
+
+
+def _thing(path: Path, height: int, rng: np.random.Generator) -> Image.Image:
+    """Cut an upright piece, a box or an oval, from a picture without people, as RGBA."""
+    picture = Image.open(path).convert("RGB")
+    tall = int(picture.height * rng.uniform(0.3, 0.9))
+    wide = min(max(4, round(tall / rng.uniform(*THING_ASPECT))), picture.width)
+    x = int(rng.integers(picture.width - wide + 1))
+    y = int(rng.integers(picture.height - tall + 1))
+    mask = Image.new("L", picture.size)
+    draw = ImageDraw.Draw(mask)
+    (draw.ellipse if rng.random() < 0.5 else draw.rectangle)(
+        (x, y, x + wide - 1, y + tall - 1), fill=255
+    )
+    return _changed(_cut_out(picture, mask), height, rng)
 
 
 def _changed(person: Image.Image, height: int, rng: np.random.Generator) -> Image.Image:

@@ -35,7 +35,7 @@ PRW_CAMERA = 6
 #: So many of Market-1501's people, the last ones, are kept for validation.
 MARKET_HELD_OUT = 100
 #: Scenes with pasted people, on empty pictures and on the frames of PRW that are trained on.
-PASTED = 700
+PASTED = 2000
 #: People of PRW who are not in Market-1501 are numbered from here.
 OTHER_PEOPLE = 100_000
 
