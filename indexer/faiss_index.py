@@ -152,8 +152,12 @@ class FaissView:
         """Return the stored vectors of rows in ascending order: float16 [C, D]."""
         if not self.segments:
             raise IndexError("the index is empty")
-        if len(self.segments) == 1 and len(rows) and rows[-1] - rows[0] == len(rows) - 1:
-            return self.segments[0].vectors[rows[0] : rows[-1] + 1]
+        if len(rows) and rows[-1] - rows[0] == len(rows) - 1:
+            start = 0
+            for segment in self.segments:
+                if start <= rows[0] and rows[-1] < start + len(segment):
+                    return segment.vectors[rows[0] - start : rows[-1] - start + 1]
+                start += len(segment)
         out = np.empty((len(rows), self.segments[0].vectors.shape[1]), np.float16)
         self._gather(rows, out)
         return out
