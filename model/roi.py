@@ -136,11 +136,16 @@ def on_ignored(boxes_xyxy: Tensor, ignored_xyxy: Tensor) -> Tensor:
     """Tell which boxes [n, 4] lie, by more than half of their area, on one of [k, 4]: bool [n]."""
     if len(ignored_xyxy) == 0:
         return torch.zeros(len(boxes_xyxy), dtype=torch.bool, device=boxes_xyxy.device)
-    low = torch.maximum(boxes_xyxy[:, None, :2], ignored_xyxy[:, :2])
-    high = torch.minimum(boxes_xyxy[:, None, 2:], ignored_xyxy[:, 2:])
-    shared = (high - low).clamp(min=0).prod(dim=2)
+    shared = _shared_area(boxes_xyxy, ignored_xyxy)
     covered: Tensor = (shared > MOST_IGNORED * box_area(boxes_xyxy)[:, None]).any(dim=1)
     return covered
+
+
+def _shared_area(boxes: Tensor, others: Tensor) -> Tensor:
+    """Pixels that boxes [N, 4] and others [K, 4] have in common: [N, K]."""
+    low = torch.maximum(boxes[:, None, :2], others[:, :2])
+    high = torch.minimum(boxes[:, None, 2:], others[:, 2:])
+    return (high - low).clamp(min=0).prod(dim=2)
 
 
 def half_scene(images: Tensor) -> Tensor:
@@ -183,9 +188,7 @@ def join_scales(
 
 def are_parts(boxes: Tensor) -> Tensor:
     """Tell which boxes [N, 4] are parts of somebody large, such as legs: bool [N]."""
-    low = torch.maximum(boxes[:, None, :2], boxes[:, :2])
-    high = torch.minimum(boxes[:, None, 2:], boxes[:, 2:])
-    inside = (high - low).clamp(min=0).prod(dim=2) > LEAST_INSIDE * box_area(boxes)[:, None]
+    inside = _shared_area(boxes, boxes) > LEAST_INSIDE * box_area(boxes)[:, None]
     height = boxes[:, 3] - boxes[:, 1]
     # Somebody far away may stand before or beside somebody close by.
     part = (height[:, None] > LEAST_PART * height) & (height[:, None] < MOST_PART * height)

@@ -37,7 +37,7 @@ def coloured(path: Path) -> np.ndarray:
 
 def test_boxes_are_around_the_people(tmp_path: Path) -> None:
     background = grey_scene(tmp_path / "grey.png")
-    scenes = write_pasted([red_person()], [background], tmp_path / "out", 8, seed=1)
+    scenes = write_pasted([red_person()], [background], tmp_path / "out", 8, seed=5)
     assert len(scenes) == 8
     for scene in scenes:
         shown = coloured(scene.path)
@@ -45,7 +45,7 @@ def test_boxes_are_around_the_people(tmp_path: Path) -> None:
         for x1, y1, x2, y2 in np.concatenate([scene.boxes_xyxy, scene.ignored_xyxy]).astype(int):
             around[y1:y2, x1:x2] = True
         # JPEG's colours reach a few pixels further.
-        assert (shown & ~around).sum() <= 0.03 * shown.sum()
+        assert (shown & ~around).sum() <= 0.02 * shown.sum()
         for x1, y1, x2, y2 in scene.boxes_xyxy.astype(int):
             assert shown[y1:y2, x1:x2].mean() > 0.25
         heights = scene.boxes_xyxy[:, 3] - scene.boxes_xyxy[:, 1]
