@@ -86,7 +86,7 @@ docs: $(DEV) ## Build the documentation as a site, in site/
 
 COMPILE_NONE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-annotate --constraint constraints.in --extra service \
-	--extra video
+	--extra video --extra onnx
 COMPILE = $(COMPILE_NONE) --extra cpu
 # What the images hold beside that, in the versions of the other locks.
 COMPILE_IMAGE = $(COMPILE_NONE) --extra postgres --extra milvus --extra cluster \
@@ -94,7 +94,7 @@ COMPILE_IMAGE = $(COMPILE_NONE) --extra postgres --extra milvus --extra cluster 
 
 lock: $(DEV) ## Bring the locks up to date with pyproject.toml and constraints.in
 	$(COMPILE) pyproject.toml --output-file requirements.lock
-	$(COMPILE) --extra onnx --extra train --extra parquet --extra postgres --extra milvus \
+	$(COMPILE) --extra train --extra parquet --extra postgres --extra milvus \
 		--extra cluster --extra docs --extra dev \
 		--constraint requirements.lock pyproject.toml --output-file requirements-dev.lock
 	$(COMPILE_IMAGE) --extra gpu --output-file docker/requirements-cuda.lock

@@ -1,4 +1,4 @@
-"""A network made faster for inference: folded BatchNorm, channels-last, bfloat16, torch.compile."""
+"""A network made faster for inference: BatchNorm folded, channels last, bfloat16, ONNX."""
 
 import copy
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from model.binet import BINet
+from model.files import cache_folder
 
 #: Parts that do not stand bfloat16. MobileNetV2's first blocks do not: rounding their weights alone
 #: costs 0.005 of the embeddings' cosine, and its depthwise convolutions gain no speed.
@@ -30,10 +31,25 @@ class InferenceOptions:
     bfloat16: bool = False
     #: torch.compile for the trunk; needs a C++ compiler, and minutes at the first pictures.
     compile: bool = False
+    #: Convolutions in ONNX Runtime on one core, in float32 with BatchNorm folded: for several
+    #: scenes at once. Needs the extra `onnx`; drawing takes seconds, and the cache keeps graphs.
+    onnx: bool = False
 
 
 def optimise(network: BINet, options: InferenceOptions) -> BINet:
-    """Return a faster copy for inference only: it can neither be trained nor saved."""
+    """Return a faster copy for inference only: it can neither be trained nor saved.
+
+    Raises
+    ------
+    ValueError
+        When `onnx` is asked for with an option or a device that it does not go with.
+    ExportError
+        When `onnx` is asked for and ONNX Runtime cannot compute the network.
+    """
+    if options.onnx and (options.bfloat16 or options.compile or not options.fold_batchnorm):
+        raise ValueError("onnx is for float32, with fold_batchnorm and without compile")
+    if options.onnx and network.device.type != "cpu":
+        raise ValueError(f"onnx is for a CPU, not {network.device}")
     faster = copy.deepcopy(network).eval().requires_grad_(False)
     faster.inference_only = True
     parts = {"trunk": faster.trunk, "rpn": faster.rpn.head, "head": faster.head}
@@ -54,6 +70,10 @@ def optimise(network: BINet, options: InferenceOptions) -> BINet:
         # The trunk alone: fusing its additions and ReLUs pays, the head's and RPN's do not.
         compiled: nn.Module = torch.compile(faster.trunk, options={"freezing": True})  # type: ignore[assignment]
         faster.trunk = compiled
+    if options.onnx:
+        from model.onnx_parts import use_onnx
+
+        use_onnx(faster, cache_folder() / "onnx")
     return faster
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
 from torch import Tensor
 
@@ -397,9 +398,16 @@ class BINet(Branches, PyTorchModelHubMixin, library_name="binet"):
         embeddings = [np.zeros((0, self.config.embedding_dim), np.float32)]
         for start in range(0, len(crops), batch_size):
             patches = [prepare(crop) for crop in crops[start : start + batch_size]]
-            maps = self.instance_maps([self._normalised(patch) for patch in patches])
-            embeddings.append(self.predictor.embed(self.head_features(maps)).cpu().numpy())
+            normalised = [self._normalised(patch) for patch in patches]
+            found = self._embed_patches(normalised)
+            if self.config.mirror:
+                mirrored = self._embed_patches([patch.flip(-1) for patch in normalised])
+                found = F.normalize(found + mirrored)
+            embeddings.append(found.cpu().numpy())
         return np.concatenate(embeddings)
+
+    def _embed_patches(self, patches: list[Tensor]) -> Tensor:
+        return self.predictor.embed(self.head_features(self.instance_maps(patches)))
 
     def _bounded_crop(self, crop: Picture) -> Tensor:
         """Keep a crop's own size up to that of a scene: a photo is not a hundred times a person."""

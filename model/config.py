@@ -141,6 +141,9 @@ class BINetConfig(BaseModel):
     #: is cut from the picture itself and embedded as a crop query is; ours, for small networks and
     #: small people, of whom a map of stride 16 shows little.
     gallery_branch: Literal["search", "instance"] = "search"
+    #: A crop's embedding is that of the crop and of its mirror image together: twice the work for a
+    #: network that has not learnt well that both are the same person. Ours.
+    mirror: bool = False
 
     # --- input --------------------------------------------------------------------------------
     preprocessing: PreprocessingConfig = PreprocessingConfig()
@@ -158,6 +161,8 @@ class BINetConfig(BaseModel):
             raise ValueError(f"split='conv4_3' exists for resnet50 only, not for {self.backbone}")
         if self.gallery_branch == "instance" and not self.instance_branch:
             raise ValueError("gallery_branch='instance' needs instance_branch=True")
+        if self.mirror and not self.instance_branch:
+            raise ValueError("mirror=True needs instance_branch=True")
         if self.detect_large and self.detection_from != "rpn":
             raise ValueError("detect_large=True needs detection_from='rpn'")
         if self.instance_branch and self.patches == "resized":

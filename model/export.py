@@ -96,6 +96,11 @@ class CropGraph(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels uint8 [N, 3, 224, 96] -> [N, D]; N is 1 and the size free for `original`."""
+        if not self.network.config.mirror:
+            return self._embed(pixels)
+        return F.normalize(self._embed(pixels) + self._embed(pixels.flip(-1)))
+
+    def _embed(self, pixels: Tensor) -> Tensor:
         network = self.network
         maps = network.trunk_maps(_padded(network, pixels))
         if network.config.patches == "original":
@@ -186,7 +191,7 @@ def _search_model(network: BINet) -> "onnx.ModelProto":
     threshold = np.asarray(network.config.score_threshold, np.float32)
     # Any odd size will do: none of its properties may become part of the graph.
     example = torch.zeros(1, 3, 133, 201, dtype=torch.uint8)
-    program = _translate(
+    program = draw_graph(
         SearchGraph(network),
         {"pixels": example, "score_threshold": torch.from_numpy(threshold)},
         ["boxes_xyxy", "scores", "embeddings"],
@@ -206,14 +211,14 @@ def _crop_model(network: BINet) -> "onnx.ModelProto":
     else:
         example = torch.zeros(2, 3, *network.config.preprocessing.patch_size, dtype=torch.uint8)
         dynamic = {0: "patches"}
-    program = _translate(
+    program = draw_graph(
         CropGraph(network), {"pixels": example}, ["embeddings"], {"pixels": dynamic}
     )
     model: onnx.ModelProto = program.model_proto
     return model
 
 
-def _translate(
+def draw_graph(
     graph: nn.Module, inputs: dict[str, Tensor], outputs: list[str], dynamic: dict[str, Any]
 ) -> Any:
     """Let torch draw the graph: a `torch.onnx.ONNXProgram`."""

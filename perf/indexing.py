@@ -66,6 +66,7 @@ def _measure(weights: Path, clip: Path, batch: int, folder: Path) -> int:
 
     branch = NetworkBranch.load(weights)
     frames = [frame.pixels() for frame in number_frames(str(clip))]
+    torch_alone = _torch_loop(weights, frames)
     _bare(branch, frames[:batch], batch)
     bare, piped = [], []
     report: dict[str, object] = {}
@@ -83,6 +84,8 @@ def _measure(weights: Path, clip: Path, batch: int, folder: Path) -> int:
           f"{torch.get_num_threads()} threads, {boxes} boxes")  # fmt: skip
     print(f"bare loop {max(bare):.2f} frames/s, decode to commit {max(piped):.2f}: {ratio:.2f} "
           f"of it (promised {LEAST_RATIO})")  # fmt: skip
+    print(f"the same network in torch alone {torch_alone:.2f} frames/s: the bare loop is "
+          f"{max(bare) / torch_alone:.2f} times as fast")  # fmt: skip
     print(f"the network was busy {float(str(report['network_busy_share'])):.0%} of the time")
     short = cut(clip, folder / "short.mkv", count // PARTS)
     once, often = (_memory(weights, one, batch) for one in (short, clip))
@@ -97,6 +100,20 @@ def _bare(branch: "NetworkBranch", frames: list[Pixels],
     for start in range(0, len(frames), batch):
         branch.detect([branch.prepare(frame) for frame in frames[start : start + batch]])
     return time.perf_counter() - begun
+
+
+def _torch_loop(weights: Path, frames: list[Pixels]) -> float:
+    """Frames per second of the network without ONNX Runtime, which `NetworkBranch` may use."""
+    from model import InferenceOptions, load, optimise
+
+    network = optimise(load(weights)[0], InferenceOptions(fold_batchnorm=True, channels_last=True))
+    times = []
+    for _ in range(1 + ROUNDS):
+        begun = time.perf_counter()
+        for frame in frames:
+            network.detect([network.preprocessing.scene(frame)])
+        times.append(time.perf_counter() - begun)
+    return len(frames) / min(times)
 
 
 def _memory(weights: Path, clip: Path, batch: int) -> float:

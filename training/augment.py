@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import torch
+import torch.nn.functional as F
 import torchvision.transforms.v2 as transforms
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
@@ -24,6 +25,10 @@ from training.recipe import Augmentation
 #: Share of the picture that a random crop keeps at least, and of a crop that is erased at most.
 LEAST_KEPT = 0.5
 MOST_ERASED = 0.3
+#: What of a crop is the person, roughly: centres and half axes of ellipses, as shares of width and
+#: height; head, trunk, legs. How far they move and grow at random, and how soft their edge is.
+BODY = ((0.5, 0.11, 0.17, 0.12), (0.5, 0.36, 0.36, 0.24), (0.5, 0.74, 0.3, 0.3))
+BODY_MOVES, BODY_GROWS, BODY_EDGE = 0.04, (0.9, 1.25), 0.12
 #: Height in pixels of somebody far away: between these.
 FAR = (24, 96)
 #: Quality of the JPEG compression that a far person has gone through: between these.
@@ -63,6 +68,7 @@ class Augment:
             j = settings.jitter
             moved = [transforms.RandomAffine(0, (j, j), (1 - j, 1 + j), fill=127)]
         self._coarse = settings.coarse
+        self._elsewhere = settings.elsewhere
         self._crop = transforms.Compose([flip, *colour, *moved, *erase])
 
     def scene(
@@ -106,6 +112,8 @@ class Augment:
     def crop(self, pixels: Tensor, *place: int) -> Tensor:
         """Change a crop, uint8 [3, h, w]."""
         with self._drawn(*place):
+            if self._elsewhere and torch.rand(()) < self._elsewhere:
+                pixels = _elsewhere(pixels)
             changed: Tensor = self._crop(Image(pixels)).as_subclass(Tensor)
             if self._coarse and torch.rand(()) < self._coarse:
                 changed = _far(changed)
@@ -119,6 +127,33 @@ class Augment:
             # Not torch.manual_seed: it tells every device that there is none, in 1.6 ms.
             torch.default_generator.manual_seed(int(seed >> 1))
             yield
+
+
+def _elsewhere(pixels: Tensor) -> Tensor:
+    """Put a person, uint8 [3, h, w], before something else, as far as a rough outline goes.
+
+    Pictures of a person by one camera share a background, and so a network learns grass and paving.
+    """
+    height, width = pixels.shape[-2:]
+    y = torch.linspace(0, 1, height)[:, None] + BODY_MOVES * (2 * torch.rand(()) - 1)
+    x = torch.linspace(0, 1, width)[None, :] + BODY_MOVES * (2 * torch.rand(()) - 1)
+    grown = BODY_GROWS[0] + (BODY_GROWS[1] - BODY_GROWS[0]) * torch.rand(())
+    outside = torch.stack(
+        [
+            (((x - centre_x) / half_x) ** 2 + ((y - centre_y) / half_y) ** 2).sqrt() / grown - 1
+            for centre_x, centre_y, half_x, half_y in BODY
+        ]
+    ).amin(dim=0)
+    person = torch.sigmoid(-outside / BODY_EDGE)
+    # A few colours that run into each other, from nearly one to a coarse pattern, and their grain.
+    colours = torch.rand(1, 1, 1) + torch.rand(()) * (torch.rand(3, 1, 1) - 0.5)
+    colours = colours + 0.5 * torch.rand(()) * torch.randn(3, 6, 3)
+    ground = F.interpolate(colours[None], size=(height, width), mode="bilinear")[0]
+    ground = 255 * (ground + 0.08 * torch.rand(()) * torch.randn(1, height, width)).clamp(0, 1)
+    # Between another colour of the same ground and another ground altogether.
+    share = 0.4 + 0.6 * torch.rand(())
+    behind = share * ground + (1 - share) * pixels
+    return (person * pixels + (1 - person) * behind).round().to(torch.uint8)
 
 
 def _far(pixels: Tensor) -> Tensor:

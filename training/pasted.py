@@ -30,6 +30,11 @@ LEAST_VISIBLE = 0.3
 #: none takes posts, signs and tripods for people, and seams for outlines.
 MOST_THINGS = 8
 THING_ASPECT = (1.5, 4.5)
+#: Signs, boards and posts that stand before people, likewise: up to so many. A sign is so high as a
+#: share of the person, a post so much higher; and how much higher than wide they are.
+MOST_COVERS = 5
+SIGN, SIGN_ASPECT = (0.3, 0.65), (0.6, 2.0)
+POST, POST_ASPECT = (1.1, 2.5), (10.0, 25.0)
 #: Probability that a person is pasted beside the one before, before or behind.
 CROWDED = 0.5
 #: Change of brightness, contrast and colour of a person, up to this factor either way.
@@ -92,6 +97,8 @@ def write_pasted(
     out: Path,
     count: int,
     seed: int = 0,
+    *,
+    most_covers: int = MOST_COVERS,
 ) -> list[AnnotatedScene]:
     """Write `count` scenes as JPEG pictures and give their people.
 
@@ -107,6 +114,8 @@ def write_pasted(
         How many; the backgrounds go round.
     seed
         Decides everything.
+    most_covers
+        Signs and posts before the people of a scene: up to so many.
     """
     out.mkdir(parents=True)
     rng = np.random.default_rng(seed)
@@ -115,7 +124,7 @@ def write_pasted(
     for number in range(count):
         path = out / f"{number:05d}.jpg"
         background = backgrounds[number % len(backgrounds)]
-        picture, boxes, pids, ignored = _paste(cut_outs, nobody, background, rng)
+        picture, boxes, pids, ignored = _paste(cut_outs, nobody, background, most_covers, rng)
         picture.save(path, quality=int(rng.integers(60, 95)))
         scenes.append(
             AnnotatedScene(path.name, path, boxes, pids, background.camera, ignored_xyxy=ignored)
@@ -127,6 +136,7 @@ def _paste(
     cut_outs: Sequence[Image.Image],
     nobody: Sequence[Path],
     background: AnnotatedScene,
+    most_covers: int,
     rng: np.random.Generator,
 ) -> tuple[Image.Image, npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     scene = Image.open(background.path).convert("RGB")
@@ -172,6 +182,13 @@ def _paste(
         shown[y1:y2, x1:x2][alpha[y1 - y : y2 - y, x1 - x : x2 - x]] = len(boxes) + 1
         boxes.append([x1, y1, x2, y2])
         areas.append(max(int(alpha.sum()), 1))
+    for _ in range(int(rng.integers(most_covers + 1)) if nobody and boxes else 0):
+        x1, y1, x2, y2 = boxes[int(rng.integers(len(boxes)))]
+        cover = _cover(nobody[int(rng.integers(len(nobody)))], y2 - y1, rng)
+        x = round(rng.uniform(x1, x2) - cover.width / 2)
+        y = round(rng.uniform(y1, y2) - cover.height / 2)
+        scene.paste(cover, (x, y), cover)
+        shown[max(y, 0) : max(y + cover.height, 0), max(x, 0) : max(x + cover.width, 0)] = 0
     seen = np.bincount(shown.ravel(), minlength=len(boxes) + 1)[1:]
     visible = seen >= LEAST_VISIBLE * np.array(areas)
     of = np.array(boxes, np.float32).reshape(-1, 4)
@@ -194,6 +211,20 @@ def _thing(path: Path, height: int, rng: np.random.Generator) -> Image.Image:
         (x, y, x + wide - 1, y + tall - 1), fill=255
     )
     return _changed(_cut_out(picture, mask), height, rng)
+
+
+def _cover(path: Path, behind: float, rng: np.random.Generator) -> Image.Image:
+    """Make a sign or a post, of one colour or a piece of a picture, for a person so high."""
+    share, aspect = (SIGN, SIGN_ASPECT) if rng.random() < 0.6 else (POST, POST_ASPECT)
+    height = max(4, round(behind * rng.uniform(*share)))
+    width = max(2, round(height / rng.uniform(*aspect)))
+    if rng.random() < 0.5:
+        colour = tuple(int(level) for level in rng.integers(256, size=3))
+        return Image.new("RGBA", (width, height), (*colour, 255))
+    picture = Image.open(path).convert("RGB")
+    x = int(rng.integers(max(picture.width - width, 1)))
+    y = int(rng.integers(max(picture.height - height, 1)))
+    return picture.crop((x, y, x + width, y + height)).convert("RGBA")
 
 
 def _changed(person: Image.Image, height: int, rng: np.random.Generator) -> Image.Image:

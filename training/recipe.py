@@ -45,6 +45,8 @@ class Augmentation(BaseModel):
     erase: Share = 0.0
     #: Probability that a crop loses its detail, as that of somebody far away.
     coarse: Share = 0.0
+    #: Probability that what is around a crop's person is another ground.
+    elsewhere: Share = 0.0
     #: A crop moves and grows or shrinks in its frame by up to this share, as a detector's boxes do.
     jitter: Annotated[float, Field(ge=0, lt=1)] = 0.0
 

@@ -110,8 +110,9 @@ def test_our_own_settings_equal_torch(source: str, large: bool, tmp_path: Path) 
     assert export_onnx(network, tmp_path / "search.onnx").embedding < 1e-3
 
 
-def test_crops_of_original_size_equal_torch(tmp_path: Path) -> None:
-    original = small_network("binet-o", backbone="mobilenet_v2")
+@pytest.mark.parametrize("mirror", [False, True])
+def test_crops_of_original_size_equal_torch(mirror: bool, tmp_path: Path) -> None:
+    original = small_network("binet-o", backbone="mobilenet_v2", mirror=mirror)
     export_onnx(original, tmp_path / "crop.onnx", "crop")
     for size in ((80, 30), (55, 120)):
         crop = random_picture(*size)

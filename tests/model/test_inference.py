@@ -257,6 +257,20 @@ def test_an_rpn_that_is_the_detector_learns_alone() -> None:
         assert (parameter.grad is not None) == parameter.requires_grad, name
 
 
+def test_a_mirrored_crop_has_the_same_embedding_where_the_configuration_says_so() -> None:
+    plain, ours = small_network(), small_network(mirror=True)
+    crops = [random_picture(h, w, seed=h) for h, w in ((80, 30), (224, 96), (33, 57))]
+    mirrored = [crop[:, ::-1] for crop in crops]
+    found = ours.embed_crops(crops, batch_size=2)
+    np.testing.assert_allclose(found, ours.embed_crops(mirrored), atol=1e-5)
+    both = plain.embed_crops(crops) + plain.embed_crops(mirrored)
+    both /= np.linalg.norm(both, axis=1, keepdims=True)
+    np.testing.assert_allclose(found, both, atol=1e-5)
+    assert np.abs(found - plain.embed_crops(crops)).max() > 0.01
+    with pytest.raises(ValidationError, match="needs instance_branch"):
+        small_network("baseline", mirror=True)
+
+
 def test_people_are_embedded_as_crops_where_the_configuration_says_so() -> None:
     """Boxes and scores stay; the embeddings are those of crops of the picture itself."""
     plain, ours = small_network(), small_network(gallery_branch="instance")
@@ -377,6 +391,7 @@ OPTIONS = {
     "folded channels-last bfloat16": InferenceOptions(
         fold_batchnorm=True, channels_last=True, bfloat16=True
     ),
+    "onnx": InferenceOptions(fold_batchnorm=True, channels_last=True, onnx=True),
 }
 
 

@@ -198,6 +198,18 @@ def test_every_augmentation_keeps_boxes_on_their_people(tmp_path: Path) -> None:
         assert light.float().mean() < 0.05
 
 
+def test_a_person_is_put_elsewhere_and_stays_who_it_is() -> None:
+    """The ground at the edges is another; the middle of the body is left as it was."""
+    crop = torch.full((3, 160, 64), 120, dtype=torch.uint8)
+    augment = Augment(Augmentation(flip=0, elsewhere=1.0), seed=0)
+    changed = torch.stack([augment.crop(crop, place) for place in range(50)]).float()
+    assert changed.shape == (50, *crop.shape)
+    difference = (changed - crop.float()).abs().mean(dim=1)
+    assert difference[:, 50:70, 28:36].mean() < 2
+    assert difference[:, :20, :8].mean() > 20
+    torch.testing.assert_close(augment.crop(crop, 3).float(), changed[3])
+
+
 def test_a_coarse_crop_has_its_shape_and_less_detail() -> None:
     pixels = torch.randint(256, (3, 128, 64), generator=torch.Generator().manual_seed(0)).byte()
     augment = Augment(Augmentation(flip=0, coarse=1.0), seed=0)

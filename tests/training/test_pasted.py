@@ -37,7 +37,7 @@ def coloured(path: Path) -> np.ndarray:
 
 def test_boxes_are_around_the_people(tmp_path: Path) -> None:
     background = grey_scene(tmp_path / "grey.png")
-    scenes = write_pasted([red_person()], [background], tmp_path / "out", 8, seed=5)
+    scenes = write_pasted([red_person()], [background], tmp_path / "out", 8, seed=5, most_covers=0)
     assert len(scenes) == 8
     for scene in scenes:
         shown = coloured(scene.path)
@@ -75,11 +75,32 @@ def test_things_are_pasted_that_are_nobody(tmp_path: Path) -> None:
     Image.new("RGB", (LONG_SIDE, 576), (250, 0, 0)).save(red)
     empty = AnnotatedScene(red.name, red, np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
     white = Image.new("RGBA", (60, 180), (250, 250, 250, 255))
-    scenes = write_pasted([white], [grey, empty], tmp_path / "out", 40)[::2]
+    scenes = write_pasted([white], [grey, empty], tmp_path / "out", 40, most_covers=0)[::2]
     # Whatever has a colour is a thing.
     shown = [coloured(scene.path) for scene in scenes]
     assert sum(things.any() for things in shown) >= 10
     assert not any(things[202:398, 302:358].any() for things in shown)
+
+
+def test_signs_and_posts_stand_before_people(tmp_path: Path) -> None:
+    """Whoever is seen enough behind one keeps the whole box, all others are ignored."""
+    red = tmp_path / "red.png"
+    Image.new("RGB", (LONG_SIDE, 576), (250, 0, 0)).save(red)
+    empty = AnnotatedScene(red.name, red, np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+    person = [300.0, 200, 360, 400]
+    one = grey_scene(tmp_path / "one.png", [person])
+    # Nothing is to be seen of the people who are pasted: all that has a colour covers somebody.
+    nobody = Image.new("RGBA", (60, 180), (128, 128, 128, 0))
+    scenes = write_pasted([nobody], [one, empty], tmp_path / "out", 120)[::2]
+    hidden = []
+    for scene in scenes:
+        x1, y1, x2, y2 = map(int, person)
+        covered = coloured(scene.path)[y1 + 4 : y2 - 4, x1 + 4 : x2 - 4].mean()
+        seen = any(np.allclose(box, person) for box in scene.boxes_xyxy)
+        assert seen != any(np.allclose(box, person) for box in scene.ignored_xyxy)
+        assert seen or covered > 0.3
+        hidden.append(covered if seen else 0)
+    assert sum(share > 0.1 for share in hidden) >= 10
 
 
 def test_a_seed_gives_the_same_scenes(tmp_path: Path) -> None:
