@@ -1,6 +1,7 @@
 """Index jobs over HTTP: sources below the roots only, followed to their end, cancelled, scoped."""
 
 import json
+import runpy
 import threading
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from indexer.branch import NetworkBranch
+from indexer.errors import GalleryError
 from indexer.gallery import Gallery
 from indexer.index_command import IndexRequest
 from indexer.jobs import create_job, read_job, take_job
@@ -167,6 +169,15 @@ def test_the_process_runs_what_was_queued(
     assert index_process.main(str(folder), job, "me here 1 - x") == 0
     with Gallery.open(folder) as gallery, gallery.database.read() as connection:
         assert read_job(connection, job).state == JobState.DONE
+
+
+def test_a_job_stands_back_behind_searches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr("os.nice", asked.append)
+    monkeypatch.setattr("sys.argv", ["index_process", str(tmp_path / "none"), "1", "me"])
+    with pytest.raises(GalleryError):
+        runpy.run_path(index_process.__file__, run_name="__main__")
+    assert asked == [index_process.NICENESS]
 
 
 def test_a_scoped_key_sees_and_makes_jobs_of_its_cameras(
