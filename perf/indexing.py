@@ -66,7 +66,7 @@ def _measure(weights: Path, clip: Path, batch: int, folder: Path) -> int:
 
     branch = NetworkBranch.load(weights)
     frames = [frame.pixels() for frame in number_frames(str(clip))]
-    torch_alone = _torch_loop(weights, frames)
+    torch_alone = _torch_loop(weights, frames[: 4 * batch])
     _bare(branch, frames[:batch], batch)
     bare, piped = [], []
     report: dict[str, object] = {}

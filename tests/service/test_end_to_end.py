@@ -21,7 +21,7 @@ from tests.indexer.archives_made import run_index
 from tests.service.conftest import LOOPBACK, service_in, until
 from training.datasets.opening import open_dataset, open_protocol
 
-#: One of the queries of the PETS benchmark that these weights know at rank 1, 13 of 16
+#: One of the queries of the PETS benchmark that these weights know at rank 1, 12 of 16
 #: (docs/weights.md), and frames: some that show the person on another visit, others.
 QUERY = 4
 SHOWN, OTHERS = 8, 16
