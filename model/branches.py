@@ -115,7 +115,7 @@ class Branches(nn.Module):
         batch = self.mean.new_zeros(len(pixels), 3, height, width)
         for place, p, (h, w) in zip(batch, pixels, sizes, strict=True):
             # In place: a scene in float32 is 12 MB, and fresh memory costs more than arithmetic.
-            values = place[:, :h, :w].copy_(p, non_blocking=True)
+            values = place[:, :h, :w].copy_(p.to(self.device, non_blocking=True))
             values.div_(255).sub_(self.mean).div_(self.std)
         return batch, sizes
 
