@@ -356,7 +356,7 @@ def test_whoever_is_held_out_is_nobody_in_the_scenes(tmp_path: Path) -> None:
 def test_nobody_of_the_benchmark_is_trained_on(shared: Path, tmp_path: Path) -> None:
     """On the real data: no frame, and no crop of anybody who is searched for."""
     data = shared / "data"
-    write_person_data(data, tmp_path / "out")
+    write_person_data(data, tmp_path / "out", pasted=10)
     frames = sorted(path.name for path in (data / "prw_c6s1" / "frames").glob("*.jpg"))
     second = set(frames[round(0.5 * len(frames)) :])
     with (data / "prw_c6s1" / "gt.csv").open(newline="") as file:
