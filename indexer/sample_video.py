@@ -26,7 +26,8 @@ _PACKAGE_TIMEOUT_S = 120
 
 def find_sample(say: Callable[[str], None]) -> Path | None:
     """Return the clip, from the cache or fetched; None where it cannot be had, after saying so."""
-    path = cache_folder() / NAME
+    # A camera is called after the folder of its clips.
+    path = cache_folder() / "pets09" / NAME
     if path.is_file() and _digest(path.read_bytes()) == SHA256:
         return path
     for name, fetch in (("OpenCV's repository", _download), (f"Debian's {PACKAGE}", _from_debian)):
