@@ -39,11 +39,6 @@ def preprocess_digest(config: BINetConfig) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
-def _pool(threads: int) -> ThreadPoolExecutor:
-    """Make threads in each of which torch keeps to itself."""
-    return ThreadPoolExecutor(threads, "network", partial(torch.set_num_threads, 1))
-
-
 class NetworkBranch:
     """A checkpoint's network, made faster: `indexer.work.SearchBranch`, and queries.
 
@@ -78,8 +73,11 @@ class NetworkBranch:
             ),
         )
         # One scene on each core takes two thirds of the time of one scene on all of them; with
-        # torch alone it takes as long.
-        self._pool = _pool(torch.get_num_threads()) if onnx else None
+        # torch alone it takes as long. In each of these threads torch keeps to itself.
+        self._pool = None
+        if onnx:
+            alone = partial(torch.set_num_threads, 1)
+            self._pool = ThreadPoolExecutor(torch.get_num_threads(), "network", alone)
 
     @classmethod
     def load(

@@ -7,7 +7,6 @@ its hash in its name: a crash at any moment leaves the old checkpoint or the new
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from safetensors import SafetensorError
 
 from model.config import BINetConfig
 from model.errors import CheckpointError
-from model.files import sync
+from model.files import replace_file
 
 if TYPE_CHECKING:  # torch takes seconds to import, and `read_config` does not need it
     import torch
@@ -58,7 +57,7 @@ def write_checkpoint(
     checkpoint = Checkpoint(
         config, f"weights-{sha256[:16]}.safetensors", sha256, dict(provenance or {})
     )
-    _replace(folder / checkpoint.weights, data)
+    replace_file(folder / checkpoint.weights, data)
     document = {
         "format": FORMAT,
         "version": VERSION,
@@ -67,7 +66,7 @@ def write_checkpoint(
         "config": config.model_dump(mode="json"),
         "provenance": checkpoint.provenance,
     }
-    _replace(folder / CONFIG_NAME, (json.dumps(document, indent=2) + "\n").encode())
+    replace_file(folder / CONFIG_NAME, (json.dumps(document, indent=2) + "\n").encode())
     for old in (*folder.glob("weights-*.safetensors"), *folder.glob(".*.tmp")):
         if old.name != checkpoint.weights:
             old.unlink()
@@ -90,20 +89,6 @@ def in_type(state: "Mapping[str, Tensor]", dtype: "torch.dtype | None") -> "dict
         if not bool((value.isfinite() | ~state[name].isfinite()).all()):
             raise CheckpointError(f"{name} holds numbers that are too large for {dtype}")
     return turned
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file so that after a crash it is either whole or as before."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync(path.parent)
 
 
 def read_config(folder: str | Path) -> Checkpoint:

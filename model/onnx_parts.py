@@ -8,7 +8,6 @@ depends on what a network sees, such as NMS, stays in torch.
 
 import hashlib
 import importlib.util
-import os
 from collections import OrderedDict
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +20,7 @@ from model.binet import BINet
 from model.config import TRUNK_STRIDE
 from model.errors import ExportError
 from model.export import OPSET, PACKAGES, draw_graph
+from model.files import replace_file
 
 #: Where it pays: ResNet-50 and ConvNeXt take as long as in torch.
 FASTER_IN_ONNX = {"mobilenet_v2"}
@@ -98,7 +98,10 @@ class OnnxPart(nn.Module):
         # `not <=` instead of `>`: NaN is a difference too.
         if not difference <= TOLERANCE:
             raise ExportError(f"ONNX Runtime differs from torch by {difference:.1g} of the largest")
-        _keep(graph, path)
+        # Where it cannot be kept it is drawn again the next time.
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(path, graph)
 
     def _difference(self, example: Tensor, expected: Tensor) -> float:
         largest = expected.abs().max().clamp(min=TOLERANCE)
@@ -117,15 +120,6 @@ def _digest(layers: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _keep(graph: bytes, path: Path) -> None:
-    """Write a graph where that is possible: without, it is drawn again the next time."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(graph)
-        temporary.replace(path)
 
 
 def _open(graph: Path | bytes) -> Any:
