@@ -6,9 +6,14 @@ that are written once, small ones are merged into larger ones beside the readers
 masked, ids are ours, and a forked child is refused.
 """
 
+import ctypes
+import math
+import mmap
 import os
+import sys
 import threading
 import warnings
+from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -17,6 +22,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from indexer.errors import DuplicateIdError, IndexEngineError
 from indexer.growing import GrowingArray
@@ -39,8 +45,17 @@ SEGMENT_ROWS = 262_144
 #: Rows that are scanned too, and dropped, rather than asking a bitmap about every row.
 SKIPPED_ROWS = 64
 
-#: Rows that are copied together to be scanned apart from the others: 2 MiB of them.
-GATHERED_ROWS = 4096
+#: Rows that are copied together to be scanned apart from the others, at most: 8 MiB of them.
+#: Measured with 10 k of 100 k rows, one thread: 0.96 ms, with 4096 at once 1.3 ms; a scan's own
+#: candidates cost as much whether it is long or short.
+GATHERED_ROWS = 16_384
+#: Rows below which another thread gains nothing.
+_THREAD_ROWS = 2048
+
+#: Memory of which less is left in small pages.
+_LEAST_HUGE = 4 * 2**20
+# From Linux's mman-common.h, 6.1 and later: move what is there already.
+_MADV_COLLAPSE = 25
 
 #: What FAISS on a GPU returns at most.
 GPU_MAX_WIDTH = 2048
@@ -111,23 +126,29 @@ def _unfilled(dimension: int, rows: int) -> _Segment:
     # included: growing would reserve up to twice as much.
     index.codes.resize(rows * index.code_size)
     index.ntotal = rows
-    return _Segment(index, np.asarray(_Codes(index)).view(np.float16).reshape(rows, dimension))
+    codes = np.asarray(_Codes(index))
+    _use_huge_pages(codes)
+    return _Segment(index, codes.view(np.float16).reshape(rows, dimension))
 
 
-class _Room(threading.local):
-    """A thread's own segments to copy rows to, by dimension."""
+def _use_huge_pages(memory: npt.NDArray[np.uint8]) -> None:
+    """Ask the kernel to map this memory in pages of 2 MiB; where it cannot, nothing happens.
 
-    def __init__(self) -> None:
-        self._segments: dict[int, _Segment] = {}
+    Measured with 262,144 rows of 256 numbers, one thread: a scan takes 10.7 ms, with small pages
+    18; over a tenth of them 5.0, with small pages 6.6 to 8.2. Moving them there takes 70 ms.
+    """
+    madvise = getattr(ctypes.CDLL(None), "madvise", None) if sys.platform == "linux" else None
+    start = -(-memory.ctypes.data // mmap.PAGESIZE) * mmap.PAGESIZE
+    size = memory.ctypes.data + memory.nbytes - start
+    if madvise is None or size < _LEAST_HUGE:
+        return
+    for advice in (mmap.MADV_HUGEPAGE, _MADV_COLLAPSE):
+        madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), advice)
 
-    def segment(self, dimension: int) -> _Segment:
-        """Return the room for `GATHERED_ROWS` rows."""
-        if dimension not in self._segments:
-            self._segments[dimension] = _unfilled(dimension, GATHERED_ROWS)
-        return self._segments[dimension]
 
-
-_ROOM = _Room()
+#: Segments of `GATHERED_ROWS` rows to copy rows to, by dimension: as many as searches ever ran at
+#: once. Taken and put back by one call each, which no other thread comes between.
+_ROOMS: defaultdict[int, list[_Segment]] = defaultdict(list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +190,8 @@ class FaissView:
             stop = start + len(segment)
             high = len(rows) if stop == len(self.ids) else int(np.searchsorted(rows, stop))
             # With a mode other than "raise" NumPy writes in place.
-            np.take(segment.vectors, rows[low:high] - start, 0, out=out[low:high], mode="clip")
+            own = rows[low:high] - start if start else rows[low:high]
+            np.take(segment.vectors, own, 0, out=out[low:high], mode="clip")
             start, low = stop, high
 
     def scan(self, queries: Float32, width: int, allowed: Allowed | None) -> list[Candidates]:
@@ -181,9 +203,17 @@ class FaissView:
             )
         scans: list[Callable[[], tuple[Float32, Rows]]] = []
         if allowed is not None and allowed.dtype != np.bool_:
-            for start in range(0, len(allowed), GATHERED_ROWS):
-                rows = cast("Rows", allowed[start : start + GATHERED_ROWS])
-                scans.append(partial(self._scan_rows, rows, queries, width))
+            rows = cast("Rows", allowed)
+            threads = min(_threads(), len(rows) // _THREAD_ROWS)
+            size = min(-(-len(rows) // max(threads, 1)), GATHERED_ROWS)
+            if size == len(rows):
+                best, best_rows = self._scan_rows(rows, queries, width)
+                # FAISS puts the best first.
+                bounds = best[:, -1].tolist() if width <= len(rows) else [-math.inf] * len(best)
+                return [Candidates(*one) for one in zip(best_rows, bounds, strict=True)]
+            for start in range(0, len(rows), size):
+                part = rows[start : start + size]
+                scans.append(partial(self._scan_rows, part, queries, width))
         else:
             start = 0
             for segment in self.segments:
@@ -194,15 +224,24 @@ class FaissView:
         # FAISS spreads queries over the processor's cores, but not the rows of one query.
         spread = self.device == "cpu" and len(queries) == 1 and len(scans) > 1 and _threads() > 1
         found = list((_pool().map if spread else map)(lambda scan: scan(), scans))
+        if len(found) == 1:
+            return _merge(found[0][0], found[0][1], width)
         scores = np.concatenate([scores for scores, _ in found], axis=1)
         return _merge(scores, np.concatenate([rows for _, rows in found], axis=1), width)
 
     def _scan_rows(self, rows: Rows, queries: Float32, width: int) -> tuple[Float32, Rows]:
         """Scan up to `GATHERED_ROWS` rows, ascending, apart from the others."""
-        room = _ROOM.segment(queries.shape[1])
-        self._gather(rows, room.vectors[: len(rows)])
-        room.index.ntotal = len(rows)
-        scores, found = room.index.search(queries, min(width, len(rows)))
+        dimension = queries.shape[1]
+        try:
+            room = _ROOMS[dimension].pop()
+        except IndexError:
+            room = _unfilled(dimension, GATHERED_ROWS)
+        try:
+            self._gather(rows, room.vectors[: len(rows)])
+            room.index.ntotal = len(rows)
+            scores, found = room.index.search(queries, min(width, len(rows)))
+        finally:
+            _ROOMS[dimension].append(room)
         return scores, rows[found]
 
     def _scan_segment(
@@ -251,15 +290,16 @@ def _merge(scores: Float32, rows: Rows, width: int) -> list[Candidates]:
     """
     merged = []
     for own_scores, own_rows in zip(scores, rows, strict=True):
-        unseen = float(own_scores[own_rows < 0].max(initial=-np.inf))
-        seen = own_rows >= 0
-        own_scores, own_rows = own_scores[seen], own_rows[seen]
-        bound = unseen
+        bound = -math.inf
+        if own_rows.min(initial=0) < 0:
+            seen = own_rows >= 0
+            bound = float(own_scores[~seen].max())
+            own_scores, own_rows = own_scores[seen], own_rows[seen]
         if len(own_rows) > width:
             best = np.argpartition(-own_scores, width - 1)[:width]
             own_scores, own_rows = own_scores[best], own_rows[best]
         if len(own_rows) == width:
-            bound = max(unseen, float(own_scores.min()))
+            bound = max(bound, float(own_scores.min()))
         merged.append(Candidates(own_rows, bound))
     return merged
 

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +15,13 @@ DAY_US = 86_400_000_000
 #: So many values are compared one by one: 0.15 ms each in 1 M rows, where look-ups take 1.1 ms.
 _COMPARED_VALUES = 6
 
-#: Up to this share of the rows, those of some cameras are named one by one instead of in a mask.
-#: Measured with 1 M rows at 5, 10, 15 and 19 %: 0.6, 2.0, 2.2 and 3.2 ms, by a mask 3.5, 3.9, 6.6
-#: and 2.6 ms.
-_LISTED_SHARE = 0.15
+#: Up to this share of the rows, those of some cameras are named one by one; up to the next one,
+#: their lists make a mask. Measured with 1 M rows at 1, 5, 10 and 15 %: named in 0.02, 0.14, 0.35
+#: and 0.56 ms, as a mask in 0.05, 0.15, 0.29 and 0.43 ms; at 30 % a mask takes 0.83 ms, and with
+#: a look-up for each row 1.1 ms.
+_LISTED_SHARE = 0.1
+_LISTED_MASK_SHARE = 0.3
+
 #: So many new rows, or this share of all, are looked through before lists are made anew: 0.1 s for
 #: 1 M rows.
 _UNLISTED_ROWS = 4096
@@ -116,6 +120,12 @@ class Filter:
             return None if both is None else frozenset(both)
         return frozenset(self.cameras) & frozenset(self.scope_cameras)
 
+    @property
+    def of_cameras_only(self) -> bool:
+        """Whether nothing but the camera is looked at."""
+        others = (self.sources, self.after, self.before, self.time_of_day, self.min_score)
+        return all(other is None for other in others) and len(self.exclude_boxes) == 0
+
 
 @dataclass(frozen=True, eq=False)
 class CameraLists:
@@ -123,32 +133,22 @@ class CameraLists:
 
     Attributes
     ----------
-    cameras
-        int32 [C], ascending.
-    starts
-        Where the rows of each begin in `rows`, and the end: [C + 1].
     rows
         int32: rows of the first camera, ascending, then of the second.
+    of
+        The part of each camera.
     """
 
-    cameras: npt.NDArray[np.int32]
-    starts: Rows
     rows: npt.NDArray[np.int32]
+    of: dict[int, npt.NDArray[np.int32]]
 
     @classmethod
-    def of(cls, camera_ids: npt.NDArray[np.int32]) -> "CameraLists":
+    def listing(cls, camera_ids: npt.NDArray[np.int32]) -> "CameraLists":
         """List rows by their camera."""
         rows = np.argsort(camera_ids, kind="stable").astype(np.int32)
         cameras, starts = np.unique(camera_ids[rows], return_index=True)
-        return cls(cameras, np.append(starts, len(rows)), rows)
-
-    def select(self, wanted: Collection[int]) -> list[npt.NDArray[np.int32]]:
-        """Return the rows of each of some cameras."""
-        numbers = np.fromiter(wanted, np.int64, len(wanted))
-        places = np.searchsorted(self.cameras, numbers)
-        there = places < len(self.cameras)
-        places = places[there][self.cameras[places[there]] == numbers[there]]
-        return [self.rows[self.starts[i] : self.starts[i + 1]] for i in places]
+        parts = np.split(rows, starts[1:])
+        return cls(rows, dict(zip(cameras.tolist(), parts, strict=False)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,14 +219,14 @@ class GrowingColumns:
         self._source_ids = GrowingArray(np.int32)
         self._captured_at_us = GrowingArray(np.int64)
         self._scores = GrowingArray(np.float32)
-        self._by_camera = CameraLists.of(np.zeros(0, np.int32))
+        self._by_camera = CameraLists.listing(np.zeros(0, np.int32))
 
     def append(self, rows: Columns) -> Columns:
         """Append rows and return all."""
         cameras = self._camera_ids.append(rows.camera_ids)
         unlisted = len(cameras) - len(self._by_camera.rows)
         if unlisted > max(_UNLISTED_ROWS, _UNLISTED_SHARE * len(cameras)):
-            self._by_camera = CameraLists.of(cameras)
+            self._by_camera = CameraLists.listing(cameras)
         return Columns(
             cameras,
             self._source_ids.append(rows.source_ids),
@@ -251,16 +251,17 @@ def allowed_rows(wanted: Filter, columns: Columns, ids: Ids) -> Allowed | None:
         when all are allowed.
     """
     cameras = wanted.allowed_cameras
-    listed = None if cameras is None else _listed(cameras, columns)
-    if listed is not None:
-        rest = replace(wanted, cameras=None, scope_cameras=None)
-        if rest == Filter():
+    of_cameras = None if cameras is None else _of_cameras(cameras, columns)
+    if of_cameras is not None and of_cameras.dtype != np.bool_:
+        listed = cast("Rows", of_cameras)
+        if wanted.of_cameras_only:
             return listed
+        rest = replace(wanted, cameras=None, scope_cameras=None)
         within = allowed_rows(rest, columns[listed], ids[listed])
         return listed if within is None else listed[within]
     masks: list[Mask] = []
-    if cameras is not None:
-        masks.append(_is_one_of(columns.camera_ids, cameras))
+    if of_cameras is not None:
+        masks.append(cast("Mask", of_cameras))
     if wanted.sources is not None:
         masks.append(_is_one_of(columns.source_ids, wanted.sources))
     if wanted.after is not None:
@@ -281,22 +282,26 @@ def allowed_rows(wanted: Filter, columns: Columns, ids: Ids) -> Allowed | None:
     return allowed
 
 
-def _listed(cameras: frozenset[int], columns: Columns) -> Rows | None:
-    """Return the rows of some cameras, ascending; None where a mask is cheaper."""
+def _of_cameras(cameras: frozenset[int], columns: Columns) -> Allowed:
+    """Return the rows of some cameras, ascending, or a mask where that is cheaper."""
     lists = columns.by_camera
-    if lists is None:
-        return None
-    parts = lists.select(cameras)
-    if sum(map(len, parts)) > _LISTED_SHARE * len(columns):
-        return None
+    parts = [] if lists is None else [lists.of[one] for one in cameras if one in lists.of]
+    count = sum(map(len, parts))
+    if lists is None or count > _LISTED_MASK_SHARE * len(columns):
+        return _is_one_of(columns.camera_ids, cameras)
     done = len(lists.rows)
     if done < len(columns):
         new = np.flatnonzero(_is_one_of(columns.camera_ids[done:], cameras)) + done
         parts.append(new.astype(np.int32))
-    rows: Rows = np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
+    rows = np.concatenate(parts) if parts else np.zeros(0, np.int32)
+    if count > _LISTED_SHARE * len(columns):
+        mask = np.zeros(len(columns), np.bool_)
+        mask[rows] = True
+        return mask
     if len(parts) > 1:
+        # Half the time of sorting int64.
         rows.sort()
-    return rows
+    return rows.astype(np.int64)
 
 
 def rows_of(ids: Ids, boxes: Collection[int]) -> Rows:

@@ -36,7 +36,6 @@ from indexer.vector_index import (
     check_vectors,
     exact_scores,
     product_error,
-    widen,
 )
 
 _log = logging.getLogger(__name__)
@@ -158,7 +157,7 @@ def _best(ids: Ids, vectors: Float16, rule: ScoreRule, k: int) -> Best:
     scores = np.empty(len(ids), np.float32)
     for start in range(0, len(ids), BLOCK_ROWS):
         block = slice(start, start + BLOCK_ROWS)
-        scores[block] = exact_scores(rule, widen(vectors[block]))
+        scores[block] = exact_scores(rule, vectors[block])
     order = np.argsort(-scores, kind="stable")[:k]
     return ids[order], scores[order]
 

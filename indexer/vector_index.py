@@ -7,6 +7,7 @@ proof fails, all rows are looked at. So every engine and the NumPy oracle agree:
 ties, which go to the smaller id.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,11 +35,15 @@ LENGTH_TOLERANCE = 2e-3
 #: with blocks of 512 rows 27 ms, of 8192 rows 29 ms, of 32,768 rows 160 ms.
 BLOCK_ROWS = 2048
 
+#: So few are widened by NumPy alone. Measured within a search, which has filled the processor's
+#: cache with other things: 124 rows in 30 us, by way of torch, whose code has to be fetched, in 85.
+_FEW_ROWS = 512
+
 #: Up to this share of the rows, the allowed ones are looked at one by one, rather than having the
-#: engine scan past the others. Measured, one by one against the scan: of 100 k rows at 1, 5, 10 and
-#: 20 % in 0.5, 0.7, 1.3 and 3.0 ms against 0.7, 1.3, 1.9 and 4.1 ms; of 1 M rows in 2.1, 9.7, 13.4
-#: and 26 ms against 6.2, 13.1, 25.7 and 34 ms; at 30 % it is the same.
-GATHER_SHARE = 0.2
+#: engine scan past the others. Measured with one thread, one by one against the scan: of 100 k rows
+#: at 1, 5, 10 and 20 % in 0.12, 0.70, 1.3 and 2.4 ms against 0.31, 0.71, 0.9 and 1.2 ms; of 1 M
+#: rows in 1.3, 6.3, 14.8 and 31.9 ms against 3.3, 12.1, 18.6 and 26.5 ms.
+GATHER_SHARE = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,14 +197,18 @@ class ScoreRule:
     def scale(self) -> float:
         """By how much more than one unit query errors can grow."""
         # A quarter of the time of `np.linalg.norm`, for the few vectors of a query.
-        longest = np.sqrt(np.einsum("vd,vd->v", self.vectors, self.vectors))
-        pushed = longest[len(self.positives) :].max(initial=0.0) * self.negative_weight
-        return float(longest[: len(self.positives)].max() + pushed)
+        squares = np.vecdot(self.vectors, self.vectors)
+        longest = math.sqrt(squares[: len(self.positives)].max())
+        if not len(self.negatives):
+            return longest
+        return longest + math.sqrt(squares[len(self.positives) :].max()) * self.negative_weight
 
     def score(self, products: Float) -> Float:
         """Combine inner products [P + N, C] to scores [C], in the type that came."""
         wanted = products[: len(self.positives)]
-        best: Float = wanted.max(axis=0) if self.combine == "best" else wanted.mean(axis=0)
+        best: Float = wanted[0]
+        if len(wanted) > 1:
+            best = wanted.max(axis=0) if self.combine == "best" else wanted.mean(axis=0)
         if not len(self.negatives):
             return best
         unwanted = products[len(self.positives) :].max(axis=0)
@@ -290,8 +299,9 @@ def search(
     rules = [ScoreRule.single(query) for query in queries]
     found = search_rules(view, rules, k, allowed)
     width = len(found[0][0]) if found else 0
-    ids = np.array([ids for ids, _ in found], np.int64).reshape(len(rules), width)
-    return ids, np.array([scores for _, scores in found], np.float32).reshape(ids.shape)
+    ids = np.concatenate([np.zeros(0, np.int64), *(ids for ids, _ in found)])
+    scores = np.concatenate([np.zeros(0, np.float32), *(scores for _, scores in found)])
+    return ids.reshape(len(rules), width), scores.reshape(len(rules), width)
 
 
 def search_rules(
@@ -317,8 +327,7 @@ def search_rules(
         return [(np.zeros(0, np.int64), np.zeros(0, np.float32)) for _ in rules]
     probes = [rule.probes for rule in rules]
     first_width = k + view.scan_margin
-    # Of one block, the vectors that are widened at once are as quick as a first pass.
-    no_first_pass = count <= max(BLOCK_ROWS, 2 * first_width) or first_width > view.max_width
+    no_first_pass = count <= 2 * first_width or first_width > view.max_width
     looked_at: Allowed | None = mask if listed is None else listed
     if no_first_pass or count <= GATHER_SHARE * rows:
         looked_at = _rows(rows, looked_at)
@@ -335,7 +344,7 @@ def search_rules(
             for number, rule in enumerate(rules)
             if found[number] is None and (width == view.max_width or not len(rule.negatives))
         ]
-        if not left:
+        if not left or width >= count:
             continue
         scanned = iter(view.scan(np.concatenate([probes[i] for i in left]), width, looked_at))
         for number in left:
@@ -379,42 +388,36 @@ def _look_at_all(view: VectorView, rule: ScoreRule, k: int, rows: Rows) -> tuple
     kth = np.partition(rough, len(rough) - k)[len(rough) - k]
     # A row of the answer is at most one error below the k-th score, and off by one itself.
     near = np.flatnonzero(rough >= kth - 2 * product_error(queries.shape[1]) * rule.scale)
-    rows = rows[near]
-    if len(rough) <= BLOCK_ROWS:
-        return _first(view, k, rows, exact_scores(rule, vectors[near]))
-    return _best(view, rule, k, rows)
+    return _best(view, rule, k, rows[near])
 
 
 def _best(view: VectorView, rule: ScoreRule, k: int, rows: Rows) -> tuple[Ids, Float32]:
     """Find the k best of `rows` (ascending) by their exact scores."""
-    scores = np.empty(len(rows), np.float32)
-    for start in range(0, len(rows), BLOCK_ROWS):
-        block = slice(start, start + BLOCK_ROWS)
-        scores[block] = exact_scores(rule, widen(view.vectors(rows[block])))
-    return _first(view, k, rows, scores)
-
-
-def exact_scores(rule: ScoreRule, vectors: Float32) -> Float32:
-    """Score widened vectors [C, D] by their `exact_products`: [C]."""
-    return rule.score(exact_products(vectors, rule.vectors)).astype(np.float32)
-
-
-def _first(view: VectorView, k: int, rows: Rows, scores: Float32) -> tuple[Ids, Float32]:
+    starts = range(0, len(rows), BLOCK_ROWS)
+    blocks = [
+        exact_scores(rule, view.vectors(rows[start : start + BLOCK_ROWS])) for start in starts
+    ]
+    scores = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
     # Rows ascend and so do their ids: a stable sort leaves ties in their order.
     order = np.argsort(-scores, kind="stable")[:k]
     return view.ids[rows[order]], scores[order]
 
 
-def exact_products(vectors: Float32, queries: Float32) -> Float64:
-    """Multiply widened vectors [C, D] with queries [Q, D] to float64 [Q, C].
+def exact_scores(rule: ScoreRule, vectors: Float16) -> Float32:
+    """Score vectors [C, D] by their `exact_products`: [C]."""
+    return rule.score(exact_products(vectors, rule.vectors)).astype(np.float32)
+
+
+def exact_products(vectors: Float16, queries: Float32) -> Float64:
+    """Multiply vectors [C, D] with queries [Q, D] to float64 [Q, C].
 
     The products themselves are exact in float64, and the sums to some 1e-15: rounded to float32,
     they are the same in whatever order the rows come.
     """
+    few = len(vectors) <= _FEW_ROWS
+    wide: Float64 = (vectors if few else widen(vectors)).astype(np.float64)
     # Not a matrix product, whose sums depend on a row's place in the matrix.
-    products: Float64 = np.einsum(
-        "cd,qd->qc", vectors.astype(np.float64), queries.astype(np.float64)
-    )
+    products: Float64 = np.vecdot(wide, queries.astype(np.float64)[:, None])
     return products
 
 

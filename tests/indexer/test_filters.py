@@ -80,15 +80,18 @@ parts = (
         scope_cameras=ids_or_none,
     ),
     rows=st.sampled_from([0, 1, 150]),
-    listed_share=st.sampled_from([0.1, 1.0]),
+    shares=st.sampled_from([(0.1, 0.3), (0.0, 1.0), (1.0, 1.0)]),
 )
 def test_filters_allow_what_plain_python_allows(
-    wanted: Filter, rows: int, listed_share: float
+    wanted: Filter, rows: int, shares: tuple[float, float]
 ) -> None:
     rng = np.random.default_rng(rows)
     table, ids = columns(rng, rows), np.arange(rows, dtype=np.int64) * 3
     expected = [row for row in range(rows) if is_allowed(wanted, table, row, int(ids[row]))]
-    with patch.multiple(filters, _UNLISTED_ROWS=20, _LISTED_SHARE=listed_share):
+    listed, masked = shares
+    with patch.multiple(
+        filters, _UNLISTED_ROWS=20, _LISTED_SHARE=listed, _LISTED_MASK_SHARE=masked
+    ):
         grown = GrowingColumns()
         grown.append(table[:140])
         with_lists = grown.append(table[140:])
@@ -110,14 +113,18 @@ def test_rows_of_few_cameras_are_listed(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(whole.by_camera.rows) == 300  # 30 new ones are not worth new lists
     assert grown.append(table[330:]).by_camera is not whole.by_camera
     monkeypatch.setattr(filters, "_LISTED_SHARE", 0.5)
+    monkeypatch.setattr(filters, "_LISTED_MASK_SHARE", 0.5)
     found = allowed_rows(Filter(cameras=[2, 4, 99]), whole, np.arange(330))
     assert found is not None
     assert found.dtype == np.int64
     assert found.tolist() == np.flatnonzero(np.isin(table.camera_ids[:330], [2, 4])).tolist()
     monkeypatch.setattr(filters, "_LISTED_SHARE", 0.1)
-    mask = allowed_rows(Filter(cameras=[2, 4]), whole, np.arange(330))
-    assert mask is not None
-    assert mask.dtype == bool
+    for share in (0.5, 0.1):  # by the lists, and by looking at all rows
+        monkeypatch.setattr(filters, "_LISTED_MASK_SHARE", share)
+        mask = allowed_rows(Filter(cameras=[2, 4, 99]), whole, np.arange(330))
+        assert mask is not None
+        assert mask.dtype == bool
+        assert np.flatnonzero(mask).tolist() == found.tolist()
 
 
 def test_none_allows_all_and_empty_allows_nothing() -> None:

@@ -1,7 +1,10 @@
 """The vector index against the NumPy oracle, and FAISS's traps: each a test."""
 
+import re
 import threading
+from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,7 +43,8 @@ def _small_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         patch.setattr(vector_index, "BLOCK_ROWS", 256)
         patch.setattr(faiss_index, "SKIPPED_ROWS", 5)
         patch.setattr(faiss_index, "GATHERED_ROWS", 150)
-        patch.setattr(faiss_index, "_ROOM", faiss_index._Room())
+        patch.setattr(faiss_index, "_THREAD_ROWS", 60)
+        patch.setattr(faiss_index, "_ROOMS", defaultdict(list))
         # Also where the suite runs with one thread.
         patch.setattr(faiss_index, "_threads", lambda: 2)
         faiss_index._pool.cache_clear()
@@ -242,6 +246,30 @@ def test_a_view_keeps_its_memory() -> None:
     index.compact()
     del index
     assert np.array_equal(own, vectors[10:40])
+
+
+THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@pytest.mark.skipif(
+    not THP.exists() or "[never]" in THP.read_text(), reason="this kernel has no huge pages"
+)
+def test_a_large_segment_asks_for_huge_pages() -> None:
+    index = FaissIndex(256)
+    vectors = people(np.random.default_rng(0), 10_000, 500, 256).astype(np.float16)
+    index.add(np.arange(len(vectors)), vectors)
+    view = index.view()
+    (segment,) = view.segments
+    assert (segment.vectors == vectors).all()
+    middle = segment.vectors.ctypes.data + segment.vectors.nbytes // 2
+    flags = None
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if bounds := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            here = int(bounds[1], 16) <= middle < int(bounds[2], 16)
+        elif line.startswith("VmFlags:") and here:
+            flags = line.split()
+    assert flags is not None
+    assert "hg" in flags  # advised
 
 
 def test_a_forked_child_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
