@@ -34,6 +34,7 @@ from indexer.vector_index import Float32
 from model.detections import Detections
 from perf.vectors import DIM, SAME, VIEWS, unit
 from service.index_process import NICENESS
+from service.settings import Settings
 
 PER_FRAME = 5
 CAMERAS = 100
@@ -43,8 +44,8 @@ MOST_OPEN_S = 2.0
 MOST_BYTES = 560
 MOST_STOP_MS = 50.0
 SEARCHES = 40
-#: Seconds between looks at what was added, as a service's.
-FOLLOW_S = 1.0
+#: Seconds between looks at what was added.
+FOLLOW_S = float(Settings.model_fields["follow_s"].default)
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -202,7 +203,6 @@ def _bare(gallery: Gallery, queries: Float32) -> float:
 
 def _add(folder: Path, source: int) -> int:
     """Add boxes in batches, as the process of an index job does."""
-    os.nice(NICENESS)
     with Gallery.open(folder) as gallery:
         (encoder,) = gallery.encoders()
         people = People(ADDED)
@@ -225,7 +225,9 @@ def _while_adding(gallery: Gallery, folder: Path, queries: Float32, quiet_ms: fl
             times.append(1e3 * (time.perf_counter() - begun))
             number += 1
 
-    command = [sys.executable, "-m", "perf.gallery", "--add", str(folder), str(source)]
+    # As a job's process, it stands back from its first moment on: importing is work, too.
+    command = ["nice", f"-n{NICENESS}", sys.executable, "-m", "perf.gallery"]
+    command += ["--add", str(folder), str(source)]
     with subprocess.Popen(command) as adding:
         thread = threading.Thread(target=search)
         thread.start()

@@ -27,7 +27,7 @@ class Settings(BaseModel):
     #: nothing on this gallery; answers say whether they are exact.
     fast: bool = False
     #: Seconds between looks at what other processes have put into the gallery.
-    follow_s: Annotated[float, Field(gt=0)] = 1.0
+    follow_s: Annotated[float, Field(gt=0)] = 0.25
     #: Whoever asks from this machine needs no key; for trying out, never beyond loopback.
     allow_local: bool = False
     #: Every search has to say why.

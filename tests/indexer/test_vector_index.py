@@ -1,6 +1,8 @@
 """The vector index against the NumPy oracle, and FAISS's traps: each a test."""
 
 import re
+import subprocess
+import sys
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
@@ -270,6 +272,33 @@ def test_a_large_segment_asks_for_huge_pages() -> None:
             flags = line.split()
     assert flags is not None
     assert "hg" in flags  # advised
+
+
+def test_adding_and_searching_need_no_torch() -> None:
+    code = """
+import sys
+import numpy as np
+from indexer.faiss_index import FaissIndex
+from indexer.vector_index import search
+index = FaissIndex(4)
+index.add(np.arange(900), np.eye(4, dtype=np.float16)[np.arange(900) % 4])
+for k, allowed in ((10, None), (10, np.arange(300)), (400, np.arange(850))):
+    search(index.view(), np.eye(4, dtype=np.float32), k, allowed)
+print("torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "False"  # it takes seconds to import, and stops every thread
+
+
+def test_widening_is_exact() -> None:
+    every = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    wide = vector_index.widen(every)
+    finite = np.isfinite(every)
+    assert (
+        wide[finite].view(np.uint32).tolist()
+        == every[finite].astype(np.float32).view(np.uint32).tolist()
+    )
+    assert (np.abs(wide[~finite]) >= 2**16).all()  # and so never of length 1
 
 
 def test_a_forked_child_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
