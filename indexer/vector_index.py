@@ -192,6 +192,8 @@ class ScoreRule:
     @cached_property
     def vectors(self) -> Float32:
         """All query vectors, positives first: [P + N, D]."""
+        if not len(self.negatives):
+            return self.positives
         return np.concatenate([self.positives, self.negatives])
 
     @cached_property
@@ -290,10 +292,9 @@ def search(
     """
     rules = [ScoreRule.single(query) for query in queries]
     found = search_rules(view, rules, k, allowed)
-    width = len(found[0][0]) if found else 0
-    ids = np.concatenate([np.zeros(0, np.int64), *(ids for ids, _ in found)])
-    scores = np.concatenate([np.zeros(0, np.float32), *(scores for _, scores in found)])
-    return ids.reshape(len(rules), width), scores.reshape(len(rules), width)
+    if not found:
+        return np.zeros((0, 0), np.int64), np.zeros((0, 0), np.float32)
+    return np.stack([ids for ids, _ in found]), np.stack([scores for _, scores in found])
 
 
 def search_rules(
