@@ -37,9 +37,27 @@ def compute(
     return compute_features(network, settings, dataset.test, [open_protocol(dataset)], folder)
 
 
-def test_they_are_what_the_network_says(network: BINet, world: Dataset, tmp_path: Path) -> None:
-    protocol = open_protocol(world)
-    features = compute(network, world, tmp_path)
+@pytest.fixture(scope="module")
+def computed(
+    network: BINet, world: Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Features, Path]:
+    folder = tmp_path_factory.mktemp("features")
+    return compute(network, world, folder), folder
+
+
+@pytest.fixture
+def first(computed: tuple[Features, Path]) -> Features:
+    return computed[0]
+
+
+@pytest.fixture
+def kept(computed: tuple[Features, Path], tmp_path: Path) -> Path:
+    """A folder of its own with what was computed the first time."""
+    return Path(shutil.copytree(computed[1], tmp_path / "kept"))
+
+
+def test_they_are_what_the_network_says(network: BINet, world: Dataset, first: Features) -> None:
+    protocol, features = open_protocol(world), first
     found = features.galleries["detected", "search"]
     labelled = features.galleries["labelled", "search"]
     as_crops = features.galleries["labelled", "instance"]
@@ -65,13 +83,15 @@ def test_they_are_what_the_network_says(network: BINet, world: Dataset, tmp_path
         np.testing.assert_allclose(embedding, network.embed_crops(cut(pixels, box))[0], atol=1e-4)
 
 
-def test_a_second_time_computes_nothing(network: BINet, world: Dataset, tmp_path: Path) -> None:
-    first = compute(network, world, tmp_path)
+def test_a_second_time_computes_nothing(
+    network: BINet, world: Dataset, first: Features, kept: Path
+) -> None:
     assert first.reused == 0
-    written = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    again = compute(network, world, tmp_path)
+    written = {path: path.stat().st_mtime_ns for path in kept.iterdir()}
+    assert written
+    again = compute(network, world, kept)
     assert again.reused == 1
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == written
+    assert {path: path.stat().st_mtime_ns for path in kept.iterdir()} == written
     assert again.sha256 == first.sha256
     for key, people in first.galleries.items():
         np.testing.assert_array_equal(again.galleries[key].embeddings, people.embeddings)
@@ -88,20 +108,18 @@ def test_a_second_time_computes_nothing(network: BINet, world: Dataset, tmp_path
     ],
 )
 def test_other_settings_are_computed_anew(
-    settings: FeatureSettings, network: BINet, world: Dataset, tmp_path: Path
+    settings: FeatureSettings, network: BINet, world: Dataset, kept: Path
 ) -> None:
-    compute(network, world, tmp_path)
-    assert compute(network, world, tmp_path, settings).reused == 0
+    assert compute(network, world, kept, settings).reused == 0
 
 
 def test_another_size_of_the_input_is_computed_anew(
-    network: BINet, world: Dataset, tmp_path: Path
+    network: BINet, world: Dataset, first: Features, kept: Path
 ) -> None:
-    first = compute(network, world, tmp_path)
     size = network.config.preprocessing.model_copy(update={"min_side": 160, "max_side": 160})
     larger = small_network(rpn_post_nms_test=16, preprocessing=size)
     larger.load_state_dict(network.state_dict())
-    again = compute(larger, world, tmp_path)
+    again = compute(larger, world, kept)
     assert again.reused == 0
     assert not np.array_equal(again.queries["search"], first.queries["search"])
 
