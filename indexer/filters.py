@@ -19,7 +19,7 @@ _COMPARED_VALUES = 6
 #: their lists make a mask. Measured with 1 M rows at 1, 5, 10 and 15 %: named in 0.02, 0.14, 0.35
 #: and 0.56 ms, as a mask in 0.05, 0.15, 0.29 and 0.43 ms; at 30 % a mask takes 0.83 ms, and with
 #: a look-up for each row 1.1 ms.
-_LISTED_SHARE = 0.1
+_LISTED_SHARE = 0.15
 _LISTED_MASK_SHARE = 0.3
 
 #: So many new rows, or this share of all, are looked through before lists are made anew: 0.1 s for

@@ -42,9 +42,9 @@ _EXPONENT_OFFSET = np.float32(2.0 ** (127 - 15))
 
 #: Up to this share of the rows, the allowed ones are looked at one by one, rather than having the
 #: engine scan past the others. Measured with one thread, one by one against the scan: of 100 k rows
-#: at 1, 5, 10 and 20 % in 0.12, 0.70, 1.3 and 2.4 ms against 0.31, 0.71, 0.9 and 1.2 ms; of 1 M
-#: rows in 1.3, 6.3, 14.8 and 31.9 ms against 3.3, 12.1, 18.6 and 26.5 ms.
-GATHER_SHARE = 0.1
+#: at 1, 5, 10, 15 and 20 % in 0.12, 0.6, 0.91, 1.3 and 1.9 ms against 0.31, 0.7, 0.93, 1.1 and
+#: 1.3 ms; of 1 M rows at 10, 15 and 20 % in 16, 24 and 32 ms against 21, 27 and 31 ms.
+GATHER_SHARE = 0.15
 
 
 @dataclass(frozen=True, eq=False)
