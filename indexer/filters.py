@@ -147,6 +147,7 @@ class CameraLists:
         """List rows by their camera."""
         rows = np.argsort(camera_ids, kind="stable").astype(np.int32)
         cameras, starts = np.unique(camera_ids[rows], return_index=True)
+        # Of no rows at all, one empty part.
         parts = np.split(rows, starts[1:])
         return cls(rows, dict(zip(cameras.tolist(), parts, strict=False)))
 

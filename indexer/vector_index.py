@@ -42,7 +42,7 @@ _EXPONENT_OFFSET = np.float32(2.0 ** (127 - 15))
 
 #: Up to this share of the rows, the allowed ones are looked at one by one, rather than having the
 #: engine scan past the others. Measured with one thread, one by one against the scan: of 100 k rows
-#: at 1, 5, 10, 15 and 20 % in 0.12, 0.6, 0.91, 1.3 and 1.9 ms against 0.31, 0.7, 0.93, 1.1 and
+#: at 1, 5, 10, 15 and 20 % in 0.09, 0.53, 0.92, 1.3 and 1.9 ms against 0.30, 0.69, 0.93, 1.1 and
 #: 1.3 ms; of 1 M rows at 10, 15 and 20 % in 16, 24 and 32 ms against 21, 27 and 31 ms.
 GATHER_SHARE = 0.15
 
