@@ -273,8 +273,8 @@ def test_a_mirrored_crop_has_the_same_embedding_where_the_configuration_says_so(
 
 def test_people_are_embedded_as_crops_where_the_configuration_says_so() -> None:
     """Boxes and scores stay; the embeddings are those of crops of the picture itself."""
-    few = {"rpn_post_nms_test": 40}
-    plain, ours = small_network(**few), small_network(gallery_branch="instance", **few)
+    plain = small_network(rpn_post_nms_test=40)
+    ours = small_network(rpn_post_nms_test=40, gallery_branch="instance")
     pictures = [random_picture(240, 320), random_picture(90, 200, seed=1)]
     nobody = np.zeros((50, 70, 3), np.uint8)
     expected = plain.detect(pictures)
