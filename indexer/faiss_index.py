@@ -52,8 +52,9 @@ GATHERED_ROWS = 16_384
 #: Rows below which another thread gains nothing.
 _THREAD_ROWS = 2048
 
-#: Memory of which less is left in small pages.
-_LEAST_HUGE = 4 * 2**20
+#: Memory of which less is left in small pages: young segments are merged again and again, and each
+#: move would stop the searches beside it for some milliseconds.
+_LEAST_HUGE = 32 * 2**20
 # From Linux's mman-common.h, 6.1 and later: move what is there already.
 _MADV_COLLAPSE = 25
 

@@ -258,7 +258,7 @@ THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 )
 def test_a_large_segment_asks_for_huge_pages() -> None:
     index = FaissIndex(256)
-    vectors = people(np.random.default_rng(0), 10_000, 500, 256).astype(np.float16)
+    vectors = people(np.random.default_rng(0), 70_000, 500, 256).astype(np.float16)
     index.add(np.arange(len(vectors)), vectors)
     view = index.view()
     (segment,) = view.segments
