@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from indexer.filters import Columns
 from indexer.vector_index import Float16, Ids
-from model.files import sync
+from model.files import replacing
 
 MAGIC = b"BINETIDX"
 FORMAT = 1
@@ -85,7 +85,8 @@ def write_snapshot(
     ids, columns, vectors
         `header.count` rows; the vectors in blocks.
     """
-    with _only_writer(path), _temporary(path) as file:
+    temporary = path.with_name(f"{path.name}.tmp")
+    with _only_writer(path), replacing(path, temporary) as file:
         digest = hashlib.sha256()
 
         def put(data: bytes | memoryview) -> None:
@@ -198,18 +199,3 @@ def _only_writer(path: Path) -> Iterator[None]:
     with path.with_name(f"{path.name}.lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-@contextmanager
-def _temporary(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that takes the place of `path` when all went well."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync(path.parent)

@@ -1,7 +1,10 @@
 """Where files go, and how a crash leaves them whole. Needs no torch: the gallery uses it too."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 #: The network that comes with the program: docs/weights.md is its card.
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "cpu-person"
@@ -26,15 +29,21 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file so that after a crash it is either whole or as before."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+@contextmanager
+def replacing(path: Path, temporary: Path) -> Iterator[IO[bytes]]:
+    """Open a file that takes the place of `path` when all went well: it is whole or as before."""
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     sync(path.parent)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file so that after a crash it is either whole or as before."""
+    with replacing(path, path.with_name(f".{path.name}.{os.getpid()}.tmp")) as file:
+        file.write(data)
