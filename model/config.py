@@ -137,6 +137,9 @@ class BINetConfig(BaseModel):
     #: An RPN that is the detector looks at the scene at half its size as well, for people who are
     #: too large for its anchors; ours, for cameras that people pass close by.
     detect_large: bool = False
+    #: Each person's box is the mean, by score, of the RPN's boxes that overlap it by at least this
+    #: (https://arxiv.org/abs/1505.01749, sec. 5); ours, for an RPN that is the detector.
+    vote_iou: Fraction | None = None
     #: Which branch embeds the people whom `detect` finds. `search`: the paper's. `instance`: each
     #: is cut from the picture itself and embedded as a crop query is; ours, for small networks and
     #: small people, of whom a map of stride 16 shows little.
@@ -165,6 +168,8 @@ class BINetConfig(BaseModel):
             raise ValueError("mirror=True needs instance_branch=True")
         if self.detect_large and self.detection_from != "rpn":
             raise ValueError("detect_large=True needs detection_from='rpn'")
+        if self.vote_iou is not None and self.detection_from != "rpn":
+            raise ValueError("vote_iou needs detection_from='rpn'")
         if self.instance_branch and self.patches == "resized":
             height, width = self.preprocessing.patch_size
             expected = (self.roi_size[0] * TRUNK_STRIDE, self.roi_size[1] * TRUNK_STRIDE)

@@ -25,7 +25,7 @@ from model.binet import BINet
 from model.config import TRUNK_STRIDE
 from model.errors import ExportError
 from model.export_check import Differences, compare_crop, compare_search
-from model.roi import half_scene, join_scales
+from model.roi import half_scene, join_scales, vote
 
 if TYPE_CHECKING:
     import onnx
@@ -84,7 +84,9 @@ class SearchGraph(nn.Module):
         keep = remove_small_boxes(boxes, rpn.min_size)
         boxes, scores = boxes[keep], objectness[keep].sigmoid()
         kept = nms(boxes, scores, rpn.nms_thresh)[: rpn.post_nms_top_n()]
-        return boxes[kept], scores[kept]
+        if rpn.vote_iou is None:
+            return boxes[kept], scores[kept]
+        return vote(boxes[kept], boxes, scores, rpn.vote_iou), scores[kept]
 
 
 class CropGraph(nn.Module):

@@ -86,10 +86,11 @@ class Float32RPNHead(RPNHead):  # type: ignore[misc]  # torchvision has no types
 class IgnoringRPN(RegionProposalNetwork):  # type: ignore[misc]  # torchvision has no types
     """torchvision's RPN, to which anchors on ignored boxes are neither person nor background.
 
-    It can learn by the focal loss, and tell the scores of its proposals.
+    It can learn by the focal loss, tell the scores of its proposals, and let its boxes vote.
     """
 
     focal = False
+    vote_iou: float | None = None
 
     def compute_loss(
         self,
@@ -117,10 +118,17 @@ class IgnoringRPN(RegionProposalNetwork):  # type: ignore[misc]  # torchvision h
         anchors = self.anchor_generator(images, [maps])
         objectness, deltas = concat_box_prediction_layers(objectness, deltas)
         proposals = self.box_coder.decode(deltas, anchors).view(len(anchors), -1, 4)
-        found: tuple[list[Tensor], list[Tensor]] = self.filter_proposals(
+        boxes, scores = self.filter_proposals(
             proposals, objectness, images.image_sizes, [len(anchors[0])]
         )
-        return found
+        if self.vote_iou is not None:
+            objectness = objectness.view(len(anchors), -1)
+            best = objectness.topk(min(self.pre_nms_top_n(), objectness.shape[1]))
+            for place, size in enumerate(images.image_sizes):
+                voters = clip_boxes_to_image(proposals[place, best.indices[place]], size)
+                weights = best.values[place].sigmoid()
+                boxes[place] = vote(boxes[place], voters, weights, self.vote_iou)
+        return boxes, scores
 
     def assign_targets_to_anchors(
         self, anchors: list[Tensor], targets: list[dict[str, Tensor]]
@@ -146,6 +154,16 @@ def _shared_area(boxes: Tensor, others: Tensor) -> Tensor:
     low = torch.maximum(boxes[:, None, :2], others[:, :2])
     high = torch.minimum(boxes[:, None, 2:], others[:, 2:])
     return (high - low).clamp(min=0).prod(dim=2)
+
+
+def vote(boxes: Tensor, voters: Tensor, weights: Tensor, least_iou: float) -> Tensor:
+    """Give for each box [K, 4] the mean of the voters [N, 4] with an IoU of `least_iou` or more.
+
+    Voters count by their weights [N]; every box is to be among them.
+    """
+    # A box that nothing is sure of still has itself: a weight of 0 would leave no mean.
+    counted = (box_iou(boxes, voters) >= least_iou) * weights.clamp(min=1e-12)
+    return counted @ voters / counted.sum(dim=1, keepdim=True)
 
 
 def half_scene(images: Tensor) -> Tensor:
@@ -211,6 +229,7 @@ def build_rpn(config: BINetConfig, channels: int) -> IgnoringRPN:
         nms_thresh=config.rpn_nms_iou,
     )
     rpn.focal = config.rpn_loss == "focal"
+    rpn.vote_iou = config.vote_iou
     return rpn
 
 

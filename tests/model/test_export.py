@@ -104,6 +104,7 @@ def test_our_own_settings_equal_torch(source: str, large: bool, tmp_path: Path) 
         backbone="mobilenet_v2",
         detection_from=source,
         detect_large=large,
+        vote_iou=0.7 if large else None,
         gallery_branch="instance",
     )
     # It refuses to write what differs.

@@ -13,7 +13,7 @@ from torchvision.ops import box_iou
 
 from model import BINet, Detections, InferenceOptions, Picture, Scene, optimise, roi
 from model.cropping import cut
-from model.roi import are_parts
+from model.roi import are_parts, vote
 from tests.conftest import random_picture, random_targets, set_weights, small_network
 
 
@@ -243,6 +243,50 @@ def test_parts_of_somebody_large_are_nobody() -> None:
 def test_large_people_need_an_rpn_that_detects() -> None:
     with pytest.raises(ValidationError, match="detection_from='rpn'"):
         small_network(detect_large=True)
+
+
+def test_boxes_are_means_of_those_that_overlap_them() -> None:
+    """Against a loop over pairs of boxes, in float64."""
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 40, (60, 2))
+    voters = np.concatenate([corners, corners + rng.uniform(20, 60, (60, 2))], axis=1)
+    weights = rng.uniform(0, 1, 60)
+    weights[:5] = 0  # what nothing is sure of keeps its place
+    expected = []
+    for x0, y0, x1, y1 in voters[:20]:
+        boxes, shares = [], []
+        for (a0, b0, a1, b1), weight in zip(voters, weights, strict=True):
+            shared = max(min(x1, a1) - max(x0, a0), 0) * max(min(y1, b1) - max(y0, b0), 0)
+            if shared / ((x1 - x0) * (y1 - y0) + (a1 - a0) * (b1 - b0) - shared) >= 0.6:
+                boxes.append((a0, b0, a1, b1))
+                shares.append(max(weight, 1e-12))
+        expected.append(np.average(boxes, axis=0, weights=shares))
+    found = vote(*(torch.from_numpy(array) for array in (voters[:20], voters, weights)), 0.6)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert 0 < np.isclose(found, voters[:20]).all(axis=1).sum() < 20
+
+
+def test_a_detector_whose_boxes_vote() -> None:
+    """Scores and order stay; a box that only agrees with itself does, too."""
+    plain = small_network(detection_from="rpn", rpn_post_nms_test=50)
+    scenes = [random_picture(120, 160, seed=seed) for seed in range(2)]
+    images, sizes = plain.normalise([plain.preprocessing.scene(scene).pixels for scene in scenes])
+    found = {}
+    for iou in (None, 0.5, 1.0):
+        network = small_network(detection_from="rpn", rpn_post_nms_test=50, vote_iou=iou)
+        network.load_state_dict(plain.state_dict())
+        with torch.inference_mode():
+            found[iou] = network.propose_scored(images, network.trunk_maps(images), sizes)
+    for place in range(len(scenes)):
+        boxes = {iou: found[iou][0][place] for iou in found}
+        torch.testing.assert_close(boxes[1.0], boxes[None], atol=1e-3, rtol=0)
+        assert ((boxes[0.5] - boxes[None]).abs().amax(dim=1) > 1).any()
+        torch.testing.assert_close(found[0.5][1][place], found[None][1][place])
+
+
+def test_votes_need_an_rpn_that_detects() -> None:
+    with pytest.raises(ValidationError, match="detection_from='rpn'"):
+        small_network(vote_iou=0.7)
 
 
 def test_an_rpn_that_is_the_detector_learns_alone() -> None:
