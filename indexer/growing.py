@@ -25,9 +25,9 @@ class GrowingArray(Generic[Scalar]):
         """Append values [N] and return the array so far, which must not be written to."""
         length = self._length + len(values)
         if length > len(self._buffer):
-            # A first load takes exactly what it needs.
-            capacity = length if not self._length else int(length * _GROWTH)
-            grown = np.empty(capacity, self._buffer.dtype)
+            # Room that was never written to takes no memory: a first load leaves some, too, or the
+            # next rows would move all of it.
+            grown = np.empty(int(length * _GROWTH), self._buffer.dtype)
             grown[: self._length] = self._buffer[: self._length]
             self._buffer = grown
         self._buffer[self._length : length] = values

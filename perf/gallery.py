@@ -34,6 +34,7 @@ from indexer.vector_index import Float32
 from model.detections import Detections
 from perf.vectors import DIM, SAME, VIEWS, unit
 from service.index_process import NICENESS
+from service.serving import settle
 from service.settings import Settings
 
 PER_FRAME = 5
@@ -155,6 +156,7 @@ def _measure_opening(folder: Path) -> bool:
 def _measure_searches(folder: Path) -> bool:
     with Gallery.open(folder) as gallery:
         view = gallery.view_in_memory()
+        settle()  # as a service does
         per_box = view.nbytes / len(view)
         print(f"memory {per_box:.0f} bytes a box (promised {MOST_BYTES})")
         queries = People(len(view)).views(SEARCHES)

@@ -81,6 +81,8 @@ class Service:
         self._problem: str | None = "the index is being loaded"
         #: Set when the encoder is gone for good: the process has to be started anew.
         self.broken = threading.Event()
+        #: Set when index and network are there for the first time.
+        self.settled = threading.Event()
 
     def start(self) -> None:
         """Load index and network, in the background."""
@@ -183,6 +185,8 @@ class Service:
                 self._problem = f"the index cannot be loaded: {type(error).__name__}"
             else:
                 self._problem = None
+                if self.worker.state == WorkerState.READY:
+                    self.settled.set()
             self._loaded.set()
             if self._ended.wait(self.settings.follow_s):
                 return

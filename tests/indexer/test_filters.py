@@ -93,7 +93,8 @@ def test_filters_allow_what_plain_python_allows(
         filters, _UNLISTED_ROWS=20, _LISTED_SHARE=listed, _LISTED_MASK_SHARE=masked
     ):
         grown = GrowingColumns()
-        grown.append(table[:140])
+        grown.append(table[:60])
+        grown.append(table[60:140])
         with_lists = grown.append(table[140:])
         both = [allowed_rows(wanted, each, ids) for each in (table, with_lists)]
     for found in both:
@@ -108,20 +109,25 @@ def test_rows_of_few_cameras_are_listed(monkeypatch: pytest.MonkeyPatch) -> None
     table = columns(rng, 400)
     grown = GrowingColumns()
     grown.append(table[:300])
-    whole = grown.append(table[300:330])
+    first = grown.append(table[300:310])
+    assert first.by_camera is not None
+    assert first.by_camera.count == 300  # ten more are not worth new lists
+    whole = grown.append(table[310:330])
     assert whole.by_camera is not None
-    assert len(whole.by_camera.rows) == 300  # 30 new ones are not worth new lists
-    assert grown.append(table[330:]).by_camera is not whole.by_camera
+    assert whole.by_camera.count == 330
+    assert first.by_camera.count == 300  # what was handed out stays
+    assert sum(map(len, first.by_camera.of.values())) == 300
+    whole = grown.append(table[330:340])
     monkeypatch.setattr(filters, "_LISTED_SHARE", 0.5)
     monkeypatch.setattr(filters, "_LISTED_MASK_SHARE", 0.5)
-    found = allowed_rows(Filter(cameras=[2, 4, 99]), whole, np.arange(330))
+    found = allowed_rows(Filter(cameras=[2, 4, 99]), whole, np.arange(340))
     assert found is not None
     assert found.dtype == np.int64
-    assert found.tolist() == np.flatnonzero(np.isin(table.camera_ids[:330], [2, 4])).tolist()
+    assert found.tolist() == np.flatnonzero(np.isin(table.camera_ids[:340], [2, 4])).tolist()
     monkeypatch.setattr(filters, "_LISTED_SHARE", 0.1)
     for share in (0.5, 0.1):  # by the lists, and by looking at all rows
         monkeypatch.setattr(filters, "_LISTED_MASK_SHARE", share)
-        mask = allowed_rows(Filter(cameras=[2, 4, 99]), whole, np.arange(330))
+        mask = allowed_rows(Filter(cameras=[2, 4, 99]), whole, np.arange(340))
         assert mask is not None
         assert mask.dtype == bool
         assert np.flatnonzero(mask).tolist() == found.tolist()

@@ -1,5 +1,6 @@
 """The process of the service: it ends without losing anybody, and outlives hostile requests."""
 
+import gc
 import io
 import os
 import random
@@ -17,7 +18,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.service.conftest import PATIENCE_S, until
+from service.serving import settle
+from tests.service.conftest import PATIENCE_S, serving, until
 from tests.service.fake_server import HELD
 from tests.service.test_search import png
 
@@ -50,6 +52,18 @@ def running(
     finally:
         process.kill()
         process.communicate()
+
+
+def test_what_is_loaded_is_not_looked_through_again(folder: Path) -> None:
+    with serving(folder) as (_, service):
+        assert service.settled.wait(PATIENCE_S)
+        before = gc.get_freeze_count()
+        settle()
+        try:
+            assert gc.get_freeze_count() > before + 10_000
+            assert len(gc.get_objects()) < 10_000
+        finally:
+            gc.unfreeze()
 
 
 def held() -> bytes:
