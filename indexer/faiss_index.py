@@ -344,7 +344,7 @@ class FaissIndex:
             device=device,
             # A GPU rounds the query to float16, too.
             scan_error=rounding if device == "cpu" else rounding + 2.0**-10,
-            scan_margin=24 if device == "cpu" else 256,
+            scan_margin=8 if device == "cpu" else 256,
             max_width=2048 if device == "cpu" else GPU_MAX_WIDTH,
             lock=None if device == "cpu" else threading.Lock(),
             process=os.getpid(),

@@ -294,7 +294,7 @@ def search(
     found = search_rules(view, rules, k, allowed)
     if not found:
         return np.zeros((0, 0), np.int64), np.zeros((0, 0), np.float32)
-    return np.stack([ids for ids, _ in found]), np.stack([scores for _, scores in found])
+    return np.array([ids for ids, _ in found]), np.array([scores for _, scores in found])
 
 
 def search_rules(
