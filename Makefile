@@ -11,6 +11,7 @@ OUT ?= demo
 BACKBONE ?= download
 ABLATION ?= runs/ablation
 SMOKE ?= runs/benchmark-smoke
+WORKERS ?= auto
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -39,7 +40,7 @@ help: ## List the targets
 	@echo
 	@echo 'Variables: SOURCE=FILE, QUERY=CROP, WEIGHTS=FOLDER, OUT=FOLDER and SERVE=1 (demo),'
 	@echo '           BACKBONE=FILE and ABLATION=FOLDER (ablation), SMOKE=FOLDER (benchmark-smoke),'
-	@echo '           PYTHON=python3'
+	@echo '           WORKERS=N (test), PYTHON=python3'
 
 demo: $(RUN) ## Index a video, find a person again; SOURCE=FILE QUERY=CROP, results in OUT=demo; SERVE=1 goes on with the page
 	@$(BIN)/binet demo --out "$$OUT" $(if $(QUERY),--query "$$QUERY") \
@@ -52,7 +53,8 @@ benchmark-smoke: $(DEV) ## Run the steps of the GPU benchmark's job on small dra
 	BINET=$(BIN)/binet .ci/benchmark-smoke "$$SMOKE"
 
 test: $(DEV) ## Run all tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile \
+		--no-loadscope-reorder
 
 test-postgres: $(DEV) ## Run the gallery's tests with PostgreSQL in SQLite's place (needs its server)
 	OMP_NUM_THREADS=1 BINET_TEST_DATABASE=postgres $(BIN)/pytest --numprocesses auto \

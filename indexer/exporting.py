@@ -22,7 +22,7 @@ from indexer.errors import GalleryError
 from indexer.filters import Filter, from_us
 from indexer.frame_filter import frames_where
 from indexer.ingest import active_encoder
-from model.files import sync
+from model.files import replacing
 
 Format = Literal["jsonl", "csv", "coco", "parquet"]
 
@@ -43,22 +43,15 @@ def export(database: Database, path: Path, kind: Format, wanted: Filter) -> int:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("xb") as file:
-            with database.read() as connection:
-                if kind == "parquet":
-                    count = _write_parquet(connection, file, wanted)
-                else:
-                    text = io.TextIOWrapper(file, encoding="utf-8", newline="")
-                    count = _TEXT_WRITERS[kind](connection, text, wanted)
-                    text.detach()
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync(path.parent)
+        with replacing(path, temporary) as file, database.read() as connection:
+            if kind == "parquet":
+                count = _write_parquet(connection, file, wanted)
+            else:
+                text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+                count = _TEXT_WRITERS[kind](connection, text, wanted)
+                text.detach()
     except OSError as error:
         raise GalleryError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return count
 
 

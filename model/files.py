@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 #: The network that comes with the program: docs/weights.md is its card.
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "cpu-person"
@@ -30,7 +30,7 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path, temporary: Path) -> Iterator[IO[bytes]]:
+def replacing(path: Path, temporary: Path) -> Iterator[BinaryIO]:
     """Open a file that takes the place of `path` when all went well: it is whole or as before."""
     try:
         with temporary.open("wb") as file:
