@@ -163,7 +163,8 @@ def vote(boxes: Tensor, voters: Tensor, weights: Tensor, least_iou: float) -> Te
     """
     # A box that nothing is sure of still has itself: a weight of 0 would leave no mean.
     counted = (box_iou(boxes, voters) >= least_iou) * weights.clamp(min=1e-12)
-    means: Tensor = counted @ voters / counted.sum(dim=1, keepdim=True)
+    # Not a matrix product, which autocast would compute in bfloat16.
+    means: Tensor = (counted[..., None] * voters).sum(dim=1) / counted.sum(dim=1, keepdim=True)
     return means
 
 

@@ -66,6 +66,7 @@ def main() -> int:
         folder = options.folder or Path(name) / "gallery"
         if not (folder / "gallery.db").exists():
             fill(folder, options.boxes)
+            os.sync()  # or the kernel would write a gigabyte beside what is timed
         print(f"load {os.getloadavg()[0]:.1f}, {faiss.omp_get_max_threads()} threads of FAISS")
         failed = _measure_opening(folder)
         failed |= _measure_searches(folder)

@@ -261,9 +261,12 @@ def test_boxes_are_means_of_those_that_overlap_them() -> None:
                 boxes.append((a0, b0, a1, b1))
                 shares.append(max(weight, 1e-12))
         expected.append(np.average(boxes, axis=0, weights=shares))
-    every = torch.from_numpy(voters)
-    found = vote(every[:20], every, torch.from_numpy(weights), 0.6)
+    every, sure = torch.from_numpy(voters), torch.from_numpy(weights)
+    found = vote(every[:20], every, sure, 0.6)
     np.testing.assert_allclose(found, expected, atol=1e-6)
+    with torch.autocast("cpu", torch.bfloat16):  # as in an RPN of bfloat16
+        found = vote(every[:20].float(), every.float(), sure.float(), 0.6)
+    np.testing.assert_allclose(found, expected, atol=1e-3)
     assert 0 < np.isclose(found, voters[:20]).all(axis=1).sum() < 20
 
 
