@@ -22,7 +22,7 @@ import numpy as np
 
 from indexer.errors import DuplicateIdError, IndexEngineError
 from indexer.growing import GrowingArray
-from indexer.huge_pages import use_huge_pages
+from indexer.huge_pages import huge_memory
 from indexer.vector_index import (
     LENGTH_TOLERANCE,
     Allowed,
@@ -99,7 +99,10 @@ def _pool() -> ThreadPoolExecutor:
 
 @dataclass(frozen=True, eq=False)
 class _Segment:
-    """Rows that never change: FAISS's index, and its float16 codes as an array [N, D]."""
+    """Rows that never change: FAISS's index, and its float16 codes as an array [N, D].
+
+    The index may look into the array's memory: whoever searches it has to hold the segment.
+    """
 
     index: Any
     vectors: Float16
@@ -116,10 +119,17 @@ def _unfilled(dimension: int, rows: int) -> _Segment:
     )
     # Its codes are plain float16. Written in place they need no second copy, exact size
     # included: growing would reserve up to twice as much.
-    index.codes.resize(rows * index.code_size)
+    size = rows * index.code_size
+    codes = huge_memory(size)
+    if codes is None:
+        index.codes.resize(size)
+        codes = np.asarray(_Codes(index))
+    else:
+        # What FAISS's constructor of such a view does, which Python cannot call.
+        lent, start = index.codes, faiss.swig_ptr(codes)
+        lent.is_owned, lent.view_data, lent.view_size = False, start, size
+        lent.c_ptr, lent.c_size = start, size
     index.ntotal = rows
-    codes = np.asarray(_Codes(index))
-    use_huge_pages(codes)
     return _Segment(index, codes.view(np.float16).reshape(rows, dimension))
 
 

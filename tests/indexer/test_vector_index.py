@@ -272,6 +272,16 @@ def test_a_large_segment_asks_for_huge_pages() -> None:
             flags = line.split()
     assert flags is not None
     assert "hg" in flags  # advised
+    queries = vectors[[0, 40_000, 69_999]].astype(np.float32)
+    found, scores = search(view, queries, 5)
+    products = (vectors.astype(np.float64) @ queries.T.astype(np.float64)).T
+    assert found.tolist() == np.argsort(-products, axis=1, kind="stable")[:, :5].tolist()
+    np.testing.assert_allclose(scores, -np.sort(-products, axis=1)[:, :5], atol=1e-6)
+    rows = view.vectors(np.arange(69_000, 70_000))
+    index.remove(np.arange(69_000))
+    index.compact()
+    del index, view, segment
+    assert np.array_equal(rows, vectors[69_000:])
 
 
 def test_adding_and_searching_need_no_torch() -> None:
