@@ -7,7 +7,6 @@ deletion reaches it.
 import csv
 import io
 import json
-import os
 from collections.abc import Iterator
 from datetime import datetime
 from itertools import islice
@@ -41,9 +40,8 @@ def export(database: Database, path: Path, kind: Format, wanted: Filter) -> int:
     EncoderError
         When no encoder is active.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with replacing(path, temporary) as file, database.read() as connection:
+        with replacing(path) as file, database.read() as connection:
             if kind == "parquet":
                 count = _write_parquet(connection, file, wanted)
             else:

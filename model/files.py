@@ -30,8 +30,12 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path, temporary: Path) -> Iterator[BinaryIO]:
-    """Open a file that takes the place of `path` when all went well: it is whole or as before."""
+def replacing(path: Path, temporary: Path | None = None) -> Iterator[BinaryIO]:
+    """Open a file that takes the place of `path` when all went well: it is whole or as before.
+
+    It lies beside it until then, under a name of this process unless another is given.
+    """
+    temporary = temporary or path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
             yield file
@@ -45,5 +49,5 @@ def replacing(path: Path, temporary: Path) -> Iterator[BinaryIO]:
 
 def replace_file(path: Path, data: bytes) -> None:
     """Write a file so that after a crash it is either whole or as before."""
-    with replacing(path, path.with_name(f".{path.name}.{os.getpid()}.tmp")) as file:
+    with replacing(path) as file:
         file.write(data)
