@@ -1,7 +1,7 @@
 // Cases: what was proposed, who agreed, and the export.
 
 import { ask, askJson, post, showPicture } from "./api.js";
-import { $, attempt, button, make, time } from "./dom.js";
+import { $, attempt, button, make, released, time } from "./dom.js";
 import { showCases } from "./results.js";
 
 export function install() {
@@ -18,6 +18,7 @@ export function install() {
 
 export async function refresh() {
   const cases = await askJson("cases");
+  await released();
   showCases(cases);
   $("case-list").replaceChildren(...cases.map((one) => {
     const counts = Object.entries(one.counts).map(([state, n]) => `${n} ${state}`).join(", ");

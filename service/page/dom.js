@@ -27,6 +27,16 @@ export function say(error) {
   if (error) place.scrollIntoView({ block: "nearest" });
 }
 
+// A button that is replaced between press and release is never clicked: what replaces buttons waits for this.
+let press = Promise.resolve();
+addEventListener("pointerdown", () => {
+  press = new Promise((over) => {
+    // The click comes right after the release, so a task later it has been seen.
+    for (const name of ["pointerup", "pointercancel"]) addEventListener(name, () => setTimeout(over), { once: true, capture: true });
+  });
+}, true);
+export const released = () => press;
+
 // Runs what a button or form asks for; a failure is told, and nothing is lost.
 export async function attempt(action) {
   say(null);

@@ -1,7 +1,7 @@
 // Index jobs: begin, follow, cancel.
 
 import { ask, askJson, post } from "./api.js";
-import { $, attempt, button, make, time, utc } from "./dom.js";
+import { $, attempt, button, make, released, time, utc } from "./dom.js";
 
 const OVER = ["done", "failed", "cancelled"];
 const followed = new Map(); // job id -> AbortController
@@ -66,6 +66,7 @@ async function follow(place, id) {
       if (done) break;
       const events = (text + value).split("\n\n");
       text = events.pop();
+      await released();
       for (const event of events) show(place, JSON.parse(event.split("\n").find((line) => line.startsWith("data: ")).slice(6)));
     }
   });

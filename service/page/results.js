@@ -1,7 +1,7 @@
 // Asks, and shows what is similar: ranked, on a line of time, with the frames behind it.
 
 import { askJson, post, showPicture } from "./api.js";
-import { $, attempt, button, make, say, time, utc } from "./dom.js";
+import { $, attempt, button, make, released, say, time, utc } from "./dom.js";
 import { chosen } from "./picture.js";
 
 const wanted = new Map(); // box id -> crop url: more like these
@@ -50,14 +50,18 @@ export async function search() {
   await attempt(async () => {
     const body = form();
     running?.abort();
-    running = new AbortController();
+    const mine = running = new AbortController();
     status("Searching…", true);
+    let found;
     try {
-      last = await askJson("search", { method: "POST", body, signal: running.signal });
+      found = await askJson("search", { method: "POST", body, signal: mine.signal });
     } catch (error) {
       if (error.name !== "AbortError") status("The search failed; the message above says why.");
       throw error;
     }
+    await released();
+    if (mine !== running) return; // another search has begun meanwhile
+    last = found;
     show(last);
   });
 }

@@ -165,6 +165,7 @@ def test_from_a_dropped_crop_to_the_exported_case(browser: Browser, frames: Path
         expect(page.locator("#chosen li")).to_have_count(2)
         page.get_by_role("button", name="Remove: not this").click()
         expect(page.locator("#chosen li")).to_have_count(1)
+        expect(page.locator("#results")).to_have_attribute("aria-busy", "false")
 
         page.get_by_role("button", name="Frame of result 1", exact=True).click()
         expect(page.locator("#frame")).to_be_visible()
@@ -239,6 +240,25 @@ def test_people_of_a_scene_and_a_drawn_box(browser: Browser, folder: Path) -> No
         expect(page.locator("#status")).to_contain_text("Nobody similar was found")
         expect(results(page)).to_have_count(0)
         assert service.worker.state == "ready"
+
+
+def test_results_are_not_replaced_under_a_pressed_button(browser: Browser, folder: Path) -> None:
+    with serving(folder, allow_local=True) as (address, _), opened(browser, address) as page:
+        drop(page, png(1))
+        expect(page.get_by_label("person 1")).to_be_visible()
+        page.get_by_label("the whole picture").check()
+        page.get_by_role("button", name="Search", exact=True).last.click()
+        expect(page.locator("#status")).to_contain_text("similar boxes")
+        page.get_by_role("button", name="Frame of result 1", exact=True).hover()
+        page.mouse.down()
+        with page.expect_response("**/v1/search") as answer:
+            page.locator("#search").evaluate("form => form.requestSubmit()")
+        answer.value.finished()
+        page.evaluate("() => new Promise(requestAnimationFrame)")
+        expect(page.locator("#status")).to_have_text("Searching…")
+        page.mouse.up()
+        expect(page.locator("#frame")).to_be_visible()
+        expect(page.locator("#status")).to_contain_text("similar boxes")
 
 
 def test_jobs_are_followed(browser: Browser, tmp_path: Path, pictures: Path) -> None:
