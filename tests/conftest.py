@@ -72,6 +72,16 @@ def small_network(
     return network
 
 
+def without_repeats(network: BINet) -> BINet:
+    """Keep one MobileNetV2 block of each kind: drawing or compiling each takes seconds."""
+    for stage in (network.trunk, network.head.blocks):
+        for name, block in list(stage.named_children()):
+            if getattr(block, "use_res_connect", False):
+                delattr(stage, name)
+    set_weights(network)
+    return network
+
+
 def set_weights(network: BINet, seed: int = 0, keep_backbone: bool = False) -> None:
     """Weights by NumPy, so that they are the same with every version of torch.
 

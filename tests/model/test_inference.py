@@ -14,7 +14,12 @@ from torchvision.ops import box_iou
 from model import BINet, Detections, InferenceOptions, Picture, Scene, optimise, roi
 from model.cropping import cut
 from model.roi import are_parts, vote
-from tests.conftest import random_picture, random_targets, set_weights, small_network
+from tests.conftest import (
+    random_picture,
+    random_targets,
+    small_network,
+    without_repeats,
+)
 
 
 def assert_same(one: Detections, other: Detections, atol: float = 1e-4) -> None:
@@ -454,14 +459,8 @@ def test_options_keep_boxes_and_embeddings(backbone: str, option: str) -> None:
 
 @pytest.mark.slow
 def test_compile_keeps_boxes_and_embeddings() -> None:
-    network = small_network()
-    # Each block costs seconds of a C++ compiler: one of each kind will do.
-    blocks = network.trunk.children()
-    network.trunk = torch.nn.Sequential(
-        *(block for block in blocks if not getattr(block, "use_res_connect", False))
-    )
-    set_weights(network)
-    check_option(network, InferenceOptions(fold_batchnorm=True, compile=True))
+    options = InferenceOptions(fold_batchnorm=True, compile=True)
+    check_option(without_repeats(small_network()), options)
 
 
 @pytest.mark.parametrize("option", OPTIONS)
