@@ -9,7 +9,8 @@ import torch
 from model import InferenceOptions, load, optimise, save, total_loss
 from model.config import VARIANTS, Backbone
 from tests.conftest import random_picture, random_targets, small_network
-from tests.model.test_inference import OPTIONS, assert_same, overlaps
+from tests.model.test_inference import assert_same
+from tests.model.test_options import OPTIONS, overlaps
 
 pytestmark = [
     pytest.mark.gpu,
