@@ -40,7 +40,7 @@ help: ## List the targets
 	@echo
 	@echo 'Variables: SOURCE=FILE, QUERY=CROP, WEIGHTS=FOLDER, OUT=FOLDER and SERVE=1 (demo),'
 	@echo '           BACKBONE=FILE and ABLATION=FOLDER (ablation), SMOKE=FOLDER (benchmark-smoke),'
-	@echo '           WORKERS=N (test), PYTHON=python3'
+	@echo '           WORKERS=N (test, test-postgres, nightly), PYTHON=python3'
 
 demo: $(RUN) ## Index a video, find a person again; SOURCE=FILE QUERY=CROP, results in OUT=demo; SERVE=1 goes on with the page
 	@$(BIN)/binet demo --out "$$OUT" $(if $(QUERY),--query "$$QUERY") \
@@ -57,7 +57,7 @@ test: $(DEV) ## Run all tests
 		--no-loadscope-reorder
 
 test-postgres: $(DEV) ## Run the gallery's tests with PostgreSQL in SQLite's place (needs its server)
-	OMP_NUM_THREADS=1 BINET_TEST_DATABASE=postgres $(BIN)/pytest --numprocesses auto \
+	OMP_NUM_THREADS=1 BINET_TEST_DATABASE=postgres $(BIN)/pytest --numprocesses $(WORKERS) \
 		--dist loadfile $(GALLERY_TESTS)
 
 nightly: test-postgres ## Run the crash and damage tests ten times as long as `make test`
