@@ -19,7 +19,7 @@ from indexer.fast_tier import RECALL_AT, FastTier, TieredView, TierReport, build
 from indexer.filters import Filter, allowed_rows, rows_of
 from indexer.hits import read_hits
 from indexer.ingest import AddedFrames, NewFrame, Source
-from indexer.milvus_client import MilvusAddress
+from indexer.milvus_address import MilvusAddress
 from indexer.milvus_mirror import MilvusMirror, MilvusView
 from indexer.mirror import Encoder, GalleryView, Mirror, save
 from indexer.query import Query, SearchResult, resolve

@@ -18,11 +18,11 @@ from indexer.database import Database
 from indexer.errors import EmbeddingError
 from indexer.filters import Filter, allowed_rows
 from indexer.ingest import chunks
+from indexer.milvus_address import MilvusAddress
 from indexer.milvus_client import (
     MAX_WIDTH,
     FedUpTo,
     Milvus,
-    MilvusAddress,
     MilvusCollection,
     expression,
 )

@@ -15,7 +15,8 @@ from indexer.errors import EncoderError, GalleryError, IndexEngineError, IndexOu
 from indexer.filters import Filter, TimeOfDay
 from indexer.gallery import Gallery
 from indexer.index_check import check_index, measure_recall
-from indexer.milvus_client import MilvusAddress, expression
+from indexer.milvus_address import MilvusAddress
+from indexer.milvus_client import expression
 from indexer.query import Query
 from tests.indexer.galleries import (
     DIMENSION,
