@@ -64,7 +64,7 @@ nightly: test-postgres ## Run the crash and damage tests ten times as long as `m
 	OMP_NUM_THREADS=1 BINET_KILLS=200 BINET_DAMAGED=5000 BINET_CORRUPTIONS=1000 \
 		BINET_PICTURES=10000 BINET_HOSTILE=10000 BINET_EXAMPLES=200 BINET_MILVUS_EXAMPLES=30 \
 		$(BIN)/pytest \
-		--numprocesses auto --dist loadfile tests/indexer/test_crashes.py \
+		--numprocesses $(WORKERS) --dist loadfile tests/indexer/test_crashes.py \
 		tests/indexer/test_hostile_files.py tests/indexer/test_repairing.py \
 		tests/service/test_search.py tests/service/test_lifecycle.py \
 		tests/service/test_schemathesis.py tests/indexer/test_milvus_machine.py
