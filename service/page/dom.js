@@ -29,13 +29,14 @@ export function say(error) {
 
 // A button that is replaced between press and release is never clicked: what replaces buttons waits for this.
 let press = Promise.resolve();
-addEventListener("pointerdown", () => {
-  press = new Promise((over) => {
-    // The click comes right after the release, so a task later it has been seen.
-    for (const name of ["pointerup", "pointercancel"]) addEventListener(name, () => setTimeout(over), { once: true, capture: true });
-  });
-}, true);
+let over = () => {};
 export const released = () => press;
+addEventListener("pointerdown", () => {
+  over();
+  press = new Promise((done) => { over = done; });
+});
+// The click comes right after the release: a task later it has been seen. A menu or another window may keep the release.
+for (const name of ["pointerup", "pointercancel", "contextmenu", "blur"]) addEventListener(name, () => setTimeout(over));
 
 // Runs what a button or form asks for; a failure is told, and nothing is lost.
 export async function attempt(action) {
