@@ -7,7 +7,6 @@ decide a branch) are why the RPN's few lines at inference are written again here
 
 import importlib
 import json
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from model.binet import BINet
 from model.config import TRUNK_STRIDE
 from model.errors import ExportError
 from model.export_check import Differences, compare_crop, compare_search
+from model.files import replacing
 from model.roi import half_scene, join_scales, vote
 
 if TYPE_CHECKING:
@@ -154,17 +154,14 @@ def export_onnx(network: BINet, out: str | Path, part: Part = "search") -> Diffe
         raise ExportError(f"{out} cannot be written: there is no folder {out.parent}")
     model = _search_model(network) if part == "search" else _crop_model(network)
     _describe(model, network, part)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    compare = compare_search if part == "search" else compare_crop
     try:
-        temporary.write_bytes(model.SerializeToString())
-        compare = compare_search if part == "search" else compare_crop
-        differences = compare(network, temporary)
-        temporary.replace(out)
+        with replacing(out) as file:
+            file.write(model.SerializeToString())
+            file.flush()
+            return compare(network, Path(file.name))
     except OSError as error:
         raise ExportError(f"{out} cannot be written: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return differences
 
 
 def _require_packages() -> None:

@@ -203,13 +203,13 @@ def rows(data: Data, only: list[str] | None) -> Iterator[tuple[str, str, str, Me
             )
             if name == "ours" and (engine.bytes_per_box or 0) > MOST_BYTES_PER_BOX:
                 print(f"  MORE than {MOST_BYTES_PER_BOX} bytes a box")
+            if name == "ours":
+                find_ours = engine.searches[0][1]
             for share in SHARES:
                 best = best_of(data, share, engine)
                 if best is not None:
-                    beside = measure(data, share, find_ours).p50_ms if find_ours else math.nan
-                    yield name, share, *best, best[1].p50_ms if name == "ours" else beside
-            if name == "ours":
-                find_ours = engine.searches[0][1]
+                    ours_ms = measure(data, share, find_ours).p50_ms if find_ours else math.nan
+                    yield name, share, *best, ours_ms
             if engine.close is not None:
                 engine.close()
 

@@ -50,17 +50,18 @@ export async function search() {
   await attempt(async () => {
     const body = form();
     running?.abort();
-    const mine = running = new AbortController();
+    running = new AbortController();
+    const { signal } = running;
     status("Searching…", true);
     let found;
     try {
-      found = await askJson("search", { method: "POST", body, signal: mine.signal });
+      found = await askJson("search", { method: "POST", body, signal });
     } catch (error) {
       if (error.name !== "AbortError") status("The search failed; the message above says why.");
       throw error;
     }
     await released();
-    if (mine !== running) return; // another search has begun meanwhile
+    if (signal.aborted) return; // another search has begun meanwhile
     last = found;
     show(last);
   });

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from torchvision.ops import box_iou
 
 from model import BINet, InferenceOptions, optimise
 from tests.conftest import random_picture, small_network, without_repeats
@@ -22,10 +23,7 @@ OPTIONS = {
 
 
 def overlaps(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    low, high = np.maximum(a[:, None, :2], b[:, :2]), np.minimum(a[:, None, 2:], b[:, 2:])
-    common = (high - low).clip(0).prod(axis=2)
-    area_a, area_b = ((x[:, 2:] - x[:, :2]).prod(axis=1) for x in (a, b))
-    iou: npt.NDArray[np.float32] = common / (area_a[:, None] + area_b - common)
+    iou: npt.NDArray[np.float32] = box_iou(torch.from_numpy(a), torch.from_numpy(b)).numpy()
     return iou
 
 
